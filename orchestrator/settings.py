@@ -1,0 +1,177 @@
+"""All settings, in one frozen model. Each is a `KODOU_…` variable; units stand in the names (`_s`, `_ms`, `_mb`, `_bytes`).
+
+`docs/settings.md` is made from the descriptions here (`scripts/settings-doc`), and a test keeps it true.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BackendName = Literal["auto", "docker", "bubblewrap", "process"]
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def default_data_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/kodou")
+    return Path(os.environ.get("XDG_DATA_HOME", "~/.local/share")).expanduser() / "kodou"
+
+
+class Settings(BaseSettings):
+    """Refuses, with the reason, a combination that is unsafe."""
+
+    model_config = SettingsConfigDict(env_prefix="KODOU_", frozen=True, extra="forbid")
+
+    # --- where ---
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs `allow_remote`.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    allow_remote: bool = Field(
+        False, description="Listen on an address that other machines reach. Put a TLS proxy in front of it."
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Holds the store, signing keys, wheels, environments and run directories. Kept 0711, its secrets 0600.",
+    )
+    database_url: str | None = Field(None, description="SQLAlchemy URL of the store; default: SQLite in the data directory.")
+
+    # --- backend ---
+    backend: BackendName = Field(
+        "auto", description="`auto` takes docker if an engine answers, else bubblewrap, else refuses to start."
+    )
+    allow_process_backend: bool = Field(
+        False, description="Let `backend=process` start. It isolates nothing: for tests and development only."
+    )
+    docker_url: str | None = Field(None, description="Engine to use; default: the Docker client's own environment.")
+    docker_timeout_s: float = Field(60, gt=0, description="How long one engine request may take.")
+    docker_runtime: str | None = Field(None, description="Container runtime, such as `runsc`; default: the engine's own.")
+    base_images: tuple[str, ...] = Field(
+        ("python:3.13-slim", "python:3.12-slim", "python:3.11-slim"),
+        description="Docker: images with a `python3` that runner images are built from, one interpreter each (JSON list).",
+    )
+    interpreters: tuple[Path, ...] = Field(
+        (), description="Bubblewrap, process: interpreters to offer (JSON list); default: those under /usr and /usr/local."
+    )
+    default_version: str | None = Field(
+        None, description="Interpreter version for setups that name none, such as `3.12`; default: the newest on offer."
+    )
+    sandbox_uid_base: int = Field(
+        2_000_000, ge=1000, description="First of the user ids that sandboxes run under, one each."
+    )
+    sandbox_uid_count: int = Field(60_000, ge=1, description="How many user ids sandboxes may take.")
+
+    # --- package index ---
+    index_url: str = Field("https://pypi.org/simple", description="The one package index. Never mixed with another.")
+    index_file_hosts: tuple[str, ...] = Field(
+        ("files.pythonhosted.org",), description="Hosts, besides the index's own, that files may be fetched from (JSON list)."
+    )
+    ca_bundle: Path | None = Field(
+        None, description="PEM file of extra authorities for the index; default: `SSL_CERT_FILE`, else the system's."
+    )
+    index_proxy: str | None = Field(None, description="HTTP proxy on the way to the index, as `http://host:port`.")
+    exclude_newer: str | None = Field(None, description="Ignore releases after this date (RFC 3339) or age (`7 days`).")
+    allow_source_builds: bool = Field(
+        True, description="Build packages that have no wheel, in a sandbox of their own. False refuses such sets."
+    )
+
+    # --- builds ---
+    max_dependencies: int = Field(50, ge=1, description="Dependencies that one setup may name.")
+    max_dependency_bytes: int = Field(200, ge=1, description="Length of one dependency string.")
+    max_builds: int = Field(2, ge=1, description="Builds that run at once; more wait.")
+    max_builds_waiting: int = Field(50, ge=0, description="Builds that may wait; more are refused with 429.")
+    build_timeout_s: float = Field(600, gt=0, description="How long one build may take, from resolving to the image.")
+    build_memory_mb: int = Field(2048, ge=128, description="Memory of a builder sandbox.")
+    build_disk_mb: int = Field(4096, ge=16, description="What one environment may take on disk.")
+    build_files: int = Field(200_000, ge=100, description="Files that one environment may hold.")
+    build_log_tail_bytes: int = Field(16_384, ge=256, description="How much of the log's end a build error carries.")
+    alias_ttl_s: int = Field(86_400, ge=0, description="How long a dependency set is answered without resolving again.")
+
+    # --- sessions ---
+    session_ttl_s: int = Field(3600, ge=1, description="Idleness after which a session is reaped, if setup names none.")
+    session_max_ttl_s: int = Field(86_400, ge=1, description="Largest `ttl` that a setup may ask for.")
+    session_max_age_s: int = Field(604_800, ge=1, description="How long a session id is valid at most.")
+    max_sessions: int = Field(500, ge=1, description="Live sessions of the whole server; more are refused with 429.")
+    max_sessions_per_owner: int = Field(50, ge=1, description="Live sessions of one owner; more are refused with 429.")
+    reap_interval_s: float = Field(5, gt=0, description="How often idle sessions and leftovers are looked for.")
+    sandbox_start_timeout_s: float = Field(60, gt=0, description="How long a sandbox may take until its runner answers.")
+    orphan_s: int = Field(600, ge=1, description="How long a sandbox waits for a restarted server before it ends itself.")
+    memory_mb: int = Field(512, ge=64, description="Memory of a sandbox, swap included, if setup names none.")
+    max_memory_mb: int = Field(4096, ge=64, description="Most memory that a setup may ask for.")
+    cpus: float = Field(1.0, gt=0, description="Processors of a sandbox, if setup names none.")
+    max_cpus: float = Field(4.0, gt=0, description="Most processors that a setup may ask for.")
+    pids: int = Field(128, ge=8, description="Processes and threads of a sandbox, if setup names none.")
+    max_pids: int = Field(1024, ge=8, description="Most processes that a setup may ask for.")
+    disk_mb: int = Field(256, ge=1, description="Size of a sandbox's /tmp, if setup names none. Counts as its memory.")
+    max_disk_mb: int = Field(2048, ge=1, description="Largest /tmp that a setup may ask for.")
+    allow_egress: bool = Field(False, description='Let a setup ask for `"network": "egress"`.')
+    max_env_vars: int = Field(64, ge=0, description="Environment variables that a setup may set.")
+    max_env_bytes: int = Field(16_384, ge=0, description="Names and values of those variables together.")
+
+    # --- calls ---
+    call_timeout_ms: int = Field(20_000, ge=1, description="Timeout of a call that names none.")
+    max_call_timeout_ms: int = Field(600_000, ge=1, description="Largest timeout that a call may ask for.")
+    max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body.")
+    max_depth: int = Field(100, ge=4, le=900, description="Deepest nesting of JSON in a request.")
+    max_reply_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest reply of a call.")
+    max_output_bytes: int = Field(65_536, ge=0, description="How much of each of stdout and stderr a reply carries.")
+    max_items: int = Field(1_000_000, ge=1, description="Items that a generator or iterator is drained of at most.")
+    max_waiting_calls: int = Field(32, ge=1, description="Calls that may wait for their turn in one session; more: 429.")
+
+    # --- server ---
+    shutdown_s: float = Field(30, gt=0, description="How long running calls may take to end when the server stops.")
+    keep_sessions: bool = Field(True, description="Leave sandboxes running when the server stops, for the next start.")
+    body_timeout_s: float = Field(30, gt=0, description="How long a client may take to send a request's body.")
+    log_format: Literal["json", "console", "auto"] = Field("auto", description="`auto`: console on a terminal, else json.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    metrics_public: bool = Field(True, description="Serve /metrics without a key. False: the `admin` scope is needed.")
+
+    @field_validator("data_dir", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _safe(self) -> "Settings":
+        if self.host not in LOOPBACK and not self.allow_remote:
+            msg = f"host {self.host!r} is reachable from other machines: set KODOU_ALLOW_REMOTE=1 if a TLS proxy stands before it"
+            raise ValueError(msg)
+        if self.backend == "process" and not self.allow_process_backend:
+            msg = "the process backend isolates nothing: set KODOU_ALLOW_PROCESS_BACKEND=1 to use it for development"
+            raise ValueError(msg)
+        for least, most in (
+            ("memory_mb", "max_memory_mb"),
+            ("cpus", "max_cpus"),
+            ("pids", "max_pids"),
+            ("disk_mb", "max_disk_mb"),
+            ("session_ttl_s", "session_max_ttl_s"),
+            ("call_timeout_ms", "max_call_timeout_ms"),
+        ):
+            if getattr(self, least) > getattr(self, most):
+                msg = f"{least} is over {most}"
+                raise ValueError(msg)
+        if not self.index_url.startswith(("https://", "http://")):
+            msg = "index_url must begin with https:// or http://"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """One directory a sandbox, holding the socket its runner connects to. 0711."""
+        return self.data_dir / "run"
+
+    @property
+    def wheels_dir(self) -> Path:
+        """Hash-checked package files; written by the fetcher only."""
+        return self.data_dir / "wheels"
+
+    @property
+    def environments_dir(self) -> Path:
+        """Virtual environments of the bubblewrap and process backends."""
+        return self.data_dir / "environments"
+
+    @property
+    def builds_dir(self) -> Path:
+        """One directory a build under way."""
+        return self.data_dir / "builds"

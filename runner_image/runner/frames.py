@@ -1,0 +1,100 @@
+"""Frames between orchestrator and runner: a fixed header, a body, and room for binary attachments.
+
+    offset  0      1..3   4..7        8..11         12..19
+            kind   flags  body bytes  extra bytes   call id      all big-endian, unsigned
+
+`body` is UTF-8 JSON (or empty), `extra` is binary attachments (none yet; always 0). The call id is random, made by
+the orchestrator, and comes back on the one reply to that call; it is 0 on frames that belong to no call.
+
+Two connections to one Unix socket, on which the orchestrator listens:
+- *control*, from the supervisor (process 1): HELLO {"role": "supervisor", "protocol", "runner", "python", "pid"} at once;
+  the orchestrator answers CONFIG; then RESTART (kill every other process, fork a fresh worker) and STOP may come, and
+  the supervisor reports each worker's end that it was not asked for: EXITED {"code": int|null, "signal": int|null}.
+- *call*, from the worker: HELLO {"role": "worker", "protocol", "generation": n, "pid"}; then CALL and one reply each.
+  Generation counts workers from 1. Either side that loses its connection connects anew and greets again; the worker's
+  state survives that. The orchestrator sends CONFIG again on every new control connection.
+
+CONFIG: {"env": {str: str}, "max_reply_bytes", "max_output_bytes", "max_items", "orphan_s", "fsize_bytes"}; `env` is set
+before the first worker is forked. The first worker is forked only after CONFIG.
+
+CALL's body is the client's request as it came ({"namepath", "args", …}; "sessionid" and "timeout" are ignored).
+Replies: VALUE, RAISED and UNSERIALISABLE hold the whole HTTP body; REFUSED holds {"code", "detail", "field"?} with code
+one of `REFUSALS`.
+"""
+
+import json
+import socket
+import struct
+from typing import Any, Dict, NamedTuple, Optional
+
+PROTOCOL = 1
+HEADER = struct.Struct(">B3sIIQ")
+
+HELLO = 1
+CONFIG = 2
+RESTART = 3
+STOP = 4
+EXITED = 5
+CALL = 16
+VALUE = 32
+RAISED = 33
+UNSERIALISABLE = 34
+REFUSED = 35
+
+REPLIES = frozenset({VALUE, RAISED, UNSERIALISABLE, REFUSED})
+REFUSALS = frozenset({"invalid_request", "name_not_found", "attribute_not_found", "not_callable"})
+
+# Bit 0 of the last flags byte of a CALL: NaN and infinities come back as strings, not as null.
+NONFINITE_AS_STRINGS = 1
+
+
+class Frame(NamedTuple):
+    kind: int
+    flags: int
+    call_id: int
+    body: bytes
+
+
+class FrameError(Exception):
+    """The peer sent what is no frame, or closed inside one."""
+
+
+def encode(kind: int, body: bytes = b"", *, call_id: int = 0, flags: int = 0) -> bytes:
+    return HEADER.pack(kind, flags.to_bytes(3, "big"), len(body), 0, call_id) + body
+
+
+def encode_json(kind: int, members: Dict[str, Any]) -> bytes:
+    return encode(kind, json.dumps(members).encode())
+
+
+def read(sock: socket.socket, *, max_bytes: int) -> Optional[Frame]:
+    """The next frame from a blocking socket; None at a clean end. Raises FrameError, OSError."""
+    header = _read_exactly(sock, HEADER.size, at_start=True)
+    if header is None:
+        return None
+    kind, flags, length, extra, call_id = HEADER.unpack(header)
+    if extra:
+        raise FrameError("attachments are not known to this protocol version")
+    if length > max_bytes:
+        raise FrameError("a frame of {} bytes is over the limit of {}".format(length, max_bytes))
+    body = _read_exactly(sock, length, at_start=False) if length else b""
+    return Frame(kind, int.from_bytes(flags, "big"), call_id, body or b"")
+
+
+def _read_exactly(sock: socket.socket, count: int, *, at_start: bool) -> Optional[bytes]:
+    # One receive is the usual case for a call; the loop is for bodies larger than the socket's buffer.
+    data = sock.recv(count)
+    if len(data) == count:
+        return data
+    if not data and at_start:
+        return None
+    buffer = bytearray(count)
+    view = memoryview(buffer)
+    done = len(data)
+    buffer[:done] = data
+    while done < count:
+        received = sock.recv_into(view[done:])
+        if not received:
+            raise FrameError("the peer closed the connection inside a frame")
+        done += received
+    return bytes(buffer)
