@@ -35,7 +35,9 @@ class Settings(BaseSettings):
         default_factory=default_data_dir,
         description="Holds the store, signing keys, wheels, environments and run directories. Kept 0711, its secrets 0600.",
     )
-    database_url: str | None = Field(None, description="SQLAlchemy URL of the store; default: SQLite in the data directory.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the store; default: SQLite in the data directory."
+    )
 
     # --- backend ---
     backend: BackendName = Field(
@@ -46,13 +48,16 @@ class Settings(BaseSettings):
     )
     docker_url: str | None = Field(None, description="Engine to use; default: the Docker client's own environment.")
     docker_timeout_s: float = Field(60, gt=0, description="How long one engine request may take.")
-    docker_runtime: str | None = Field(None, description="Container runtime, such as `runsc`; default: the engine's own.")
+    docker_runtime: str | None = Field(
+        None, description="Container runtime, such as `runsc`; default: the engine's own."
+    )
     base_images: tuple[str, ...] = Field(
         ("python:3.13-slim", "python:3.12-slim", "python:3.11-slim"),
         description="Docker: images with a `python3` that runner images are built from, one interpreter each (JSON list).",
     )
     interpreters: tuple[Path, ...] = Field(
-        (), description="Bubblewrap, process: interpreters to offer (JSON list); default: those under /usr and /usr/local."
+        (),
+        description="Bubblewrap, process: interpreters to offer (JSON list); default: those under /usr and /usr/local.",
     )
     default_version: str | None = Field(
         None, description="Interpreter version for setups that name none, such as `3.12`; default: the newest on offer."
@@ -65,7 +70,8 @@ class Settings(BaseSettings):
     # --- package index ---
     index_url: str = Field("https://pypi.org/simple", description="The one package index. Never mixed with another.")
     index_file_hosts: tuple[str, ...] = Field(
-        ("files.pythonhosted.org",), description="Hosts, besides the index's own, that files may be fetched from (JSON list)."
+        ("files.pythonhosted.org",),
+        description="Hosts, besides the index's own, that files may be fetched from (JSON list).",
     )
     ca_bundle: Path | None = Field(
         None, description="PEM file of extra authorities for the index; default: `SSL_CERT_FILE`, else the system's."
@@ -95,8 +101,12 @@ class Settings(BaseSettings):
     max_sessions: int = Field(500, ge=1, description="Live sessions of the whole server; more are refused with 429.")
     max_sessions_per_owner: int = Field(50, ge=1, description="Live sessions of one owner; more are refused with 429.")
     reap_interval_s: float = Field(5, gt=0, description="How often idle sessions and leftovers are looked for.")
-    sandbox_start_timeout_s: float = Field(60, gt=0, description="How long a sandbox may take until its runner answers.")
-    orphan_s: int = Field(600, ge=1, description="How long a sandbox waits for a restarted server before it ends itself.")
+    sandbox_start_timeout_s: float = Field(
+        60, gt=0, description="How long a sandbox may take until its runner answers."
+    )
+    orphan_s: int = Field(
+        600, ge=1, description="How long a sandbox waits for a restarted server before it ends itself."
+    )
     memory_mb: int = Field(512, ge=64, description="Memory of a sandbox, swap included, if setup names none.")
     max_memory_mb: int = Field(4096, ge=64, description="Most memory that a setup may ask for.")
     cpus: float = Field(1.0, gt=0, description="Processors of a sandbox, if setup names none.")
@@ -117,13 +127,17 @@ class Settings(BaseSettings):
     max_reply_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest reply of a call.")
     max_output_bytes: int = Field(65_536, ge=0, description="How much of each of stdout and stderr a reply carries.")
     max_items: int = Field(1_000_000, ge=1, description="Items that a generator or iterator is drained of at most.")
-    max_waiting_calls: int = Field(32, ge=1, description="Calls that may wait for their turn in one session; more: 429.")
+    max_waiting_calls: int = Field(
+        32, ge=1, description="Calls that may wait for their turn in one session; more: 429."
+    )
 
     # --- server ---
     shutdown_s: float = Field(30, gt=0, description="How long running calls may take to end when the server stops.")
     keep_sessions: bool = Field(True, description="Leave sandboxes running when the server stops, for the next start.")
     body_timeout_s: float = Field(30, gt=0, description="How long a client may take to send a request's body.")
-    log_format: Literal["json", "console", "auto"] = Field("auto", description="`auto`: console on a terminal, else json.")
+    log_format: Literal["json", "console", "auto"] = Field(
+        "auto", description="`auto`: console on a terminal, else json."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     metrics_public: bool = Field(True, description="Serve /metrics without a key. False: the `admin` scope is needed.")
 

@@ -74,9 +74,11 @@ def read(sock: socket.socket, *, max_bytes: int) -> Optional[Frame]:
         return None
     kind, flags, length, extra, call_id = HEADER.unpack(header)
     if extra:
-        raise FrameError("attachments are not known to this protocol version")
+        msg = "attachments are not known to this protocol version"
+        raise FrameError(msg)
     if length > max_bytes:
-        raise FrameError("a frame of {} bytes is over the limit of {}".format(length, max_bytes))
+        msg = f"a frame of {length} bytes is over the limit of {max_bytes}"
+        raise FrameError(msg)
     body = _read_exactly(sock, length, at_start=False) if length else b""
     return Frame(kind, int.from_bytes(flags, "big"), call_id, body or b"")
 
@@ -95,6 +97,7 @@ def _read_exactly(sock: socket.socket, count: int, *, at_start: bool) -> Optiona
     while done < count:
         received = sock.recv_into(view[done:])
         if not received:
-            raise FrameError("the peer closed the connection inside a frame")
+            msg = "the peer closed the connection inside a frame"
+            raise FrameError(msg)
         done += received
     return bytes(buffer)
