@@ -18,6 +18,7 @@ KodouError
 │  └─ RateLimited          `after_s`
 ├─ Unavailable             worth another try; `after_s`
 │  ├─ EngineUnavailable    the engine does not answer
+│  ├─ IndexUnavailable     the package index does not answer
 │  ├─ SandboxLost          the sandbox ended under the call
 │  ├─ StoreBusy            the store is locked or full
 │  └─ ShuttingDown
@@ -148,6 +149,10 @@ class Unavailable(KodouError):
 
 class EngineUnavailable(Unavailable):
     code = "engine_unavailable"
+
+
+class IndexUnavailable(Unavailable):
+    code = "index_unavailable"
 
 
 class SandboxLost(Unavailable):
