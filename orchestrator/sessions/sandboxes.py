@@ -1,0 +1,156 @@
+"""Sandboxes for sessions: started, configured, taken up again and stopped, through the backend."""
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+from orchestrator.errors import KodouError
+from orchestrator.records import Session
+from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
+from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
+from orchestrator.settings import Settings
+from orchestrator.telemetry import log
+
+INSTANCE_LABEL = "io.kodou.instance"
+SESSION_LABEL = "io.kodou.session"
+T = TypeVar("T")
+
+LEAST_CONNECT_S = 1.0  # for the runner to answer, when the engine took all the time there was
+
+
+class Background:
+    """Tasks that nobody awaits now, kept from the garbage collector and awaited in the end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def finished(self, timeout_s: float) -> None:
+        """Wait for all of them, those that come meanwhile too."""
+        deadline = time.monotonic() + timeout_s
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("work on a session failed", error=repr(error))
+
+
+class Sandboxes:
+    """What sessions know of the backend. At most `max_starts` start at once."""
+
+    def __init__(self, settings: Settings, backend: SandboxBackend, instance: str, background: Background) -> None:
+        self.instance = instance
+        self._settings = settings
+        self._backend = backend
+        self._background = background
+        self._starts = asyncio.Semaphore(settings.max_starts)
+
+    async def image(self, environment_id: str) -> Image | None:
+        return await self._backend.images.find(environment_id)
+
+    async def start(self, image: Image, session: Session) -> tuple[Sandbox, RunnerChannel]:
+        """A fresh sandbox with its runner configured. Whoever is cancelled here leaves nothing behind.
+        Raises `NotFound` (image), `SandboxLost`, `EngineUnavailable`."""
+        await self._starts.acquire()
+        task = asyncio.create_task(self._start(image, session))
+        task.add_done_callback(lambda _: self._starts.release())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Not cancelled with us: between the engine's start and its answer there is no handle to stop.
+            self._background.spawn(self._stop_late(task))
+            raise
+
+    async def connect(self, sandbox: Sandbox, session: Session, *, timeout_s: float) -> RunnerChannel:
+        """The configured channel to a sandbox that runs. Raises `SandboxLost`, `EngineUnavailable`."""
+        deadline = time.monotonic() + timeout_s
+        channel = await self._backend.connect(sandbox, timeout_s=timeout_s)
+        try:
+            await channel.configure(self._config(session), timeout_s=max(deadline - time.monotonic(), LEAST_CONNECT_S))
+        except BaseException:
+            await channel.aclose()
+            raise
+        return channel
+
+    async def stop(self, sandbox: Sandbox) -> None:
+        """End it; already gone is success. Raises `EngineUnavailable`."""
+        if sandbox.backend != self._backend.name:
+            # From before the settings named another backend. Its runner ends itself, since nobody connects (`orphan_s`).
+            log.warning(
+                "a sandbox of another backend is left to end itself", sandbox=sandbox.id, backend=sandbox.backend
+            )
+            return
+        await self._backend.stop(sandbox)
+
+    async def owned(self) -> list[Sandbox]:
+        """All sandboxes that this server, now or before a crash, has started for sessions."""
+        owned = await self._backend.owned({INSTANCE_LABEL: self.instance})
+        return [sandbox for sandbox in owned if SESSION_LABEL in sandbox.labels]
+
+    async def _start(self, image: Image, session: Session) -> tuple[Sandbox, RunnerChannel]:
+        deadline = time.monotonic() + self._settings.sandbox_start_timeout_s
+        sandbox = await self._backend.start(
+            image,
+            SandboxSpec(resources=session.resources, network=session.network),
+            labels={SESSION_LABEL: session.id, INSTANCE_LABEL: self.instance},
+        )
+        try:
+            left = max(deadline - time.monotonic(), LEAST_CONNECT_S)
+            return sandbox, await self.connect(sandbox, session, timeout_s=left)
+        except BaseException:
+            self._background.spawn(self.stop(sandbox))
+            raise
+
+    async def _stop_late(self, task: asyncio.Task[tuple[Sandbox, RunnerChannel]]) -> None:
+        try:
+            sandbox, channel = await task
+        except KodouError:
+            return  # it has cleaned up
+        await channel.aclose()
+        await self.stop(sandbox)
+
+    def _config(self, session: Session) -> RunnerConfig:
+        return RunnerConfig(
+            env=dict(session.env),
+            max_reply_bytes=self._settings.max_reply_bytes,
+            max_output_bytes=self._settings.max_output_bytes,
+            max_items=self._settings.max_items,
+            orphan_s=self._settings.orphan_s,
+            fsize_bytes=session.resources.disk_mb * 1024 * 1024,
+        )
+
+
+def kept(sandbox: Sandbox | None, instance: str) -> Mapping[str, str]:
+    """How a session's record holds its sandbox: whose it is, and the handle once there is one."""
+    if sandbox is None:
+        return {"instance": instance}
+    return {
+        "instance": instance,
+        "id": sandbox.id,
+        "backend": sandbox.backend,
+        "environment_id": sandbox.environment_id,
+        "data": json.dumps(dict(sandbox.data)),
+        "labels": json.dumps(dict(sandbox.labels)),
+    }
+
+
+def handle(record: Mapping[str, str]) -> Sandbox | None:
+    """The handle in a session's record; None before the sandbox has started."""
+    if "id" not in record:
+        return None
+    return Sandbox(
+        id=record["id"],
+        backend=record["backend"],
+        environment_id=record["environment_id"],
+        data=json.loads(record["data"]),
+        labels=json.loads(record["labels"]),
+    )
