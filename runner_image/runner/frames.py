@@ -18,17 +18,24 @@ CONFIG: {"env": {str: str}, "max_reply_bytes", "max_output_bytes", "max_items", 
 before the first worker is forked. The first worker is forked only after CONFIG.
 
 CALL's body is the client's request as it came ({"namepath", "args", …}; "sessionid" and "timeout" are ignored).
-Replies: VALUE, RAISED and UNSERIALISABLE hold the whole HTTP body; REFUSED holds {"code", "detail", "field"?} with code
-one of `REFUSALS`.
+Replies: VALUE, RAISED and UNSERIALISABLE hold the whole HTTP body, at most `max_reply_bytes` of it; the code of an
+UNSERIALISABLE one is `value_not_serializable`, `too_many_items` or `reply_too_large`. REFUSED holds {"code", "detail",
+"field"?} with code one of `REFUSALS`. A reply that its worker could not send is lost, not repeated.
 """
 
-import json
-import socket
-import struct
-from typing import Any, Dict, NamedTuple, Optional
+# Imports little: it stands between the start of an interpreter and the supervisor's greeting.
+from __future__ import annotations
+
+from _socket import MSG_WAITALL
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from typing import Any
 
 PROTOCOL = 1
-HEADER = struct.Struct(">B3sIIQ")
+HEADER = Struct(">B3sIIQ")
 
 HELLO = 1
 CONFIG = 2
@@ -48,11 +55,16 @@ REFUSALS = frozenset({"invalid_request", "name_not_found", "attribute_not_found"
 NONFINITE_AS_STRINGS = 1
 
 
-class Frame(NamedTuple):
-    kind: int
-    flags: int
-    call_id: int
-    body: bytes
+class Frame:
+    """One frame as it came."""
+
+    __slots__ = ("body", "call_id", "flags", "kind")
+
+    def __init__(self, kind: int, flags: int, call_id: int, body: bytes) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.call_id = call_id
+        self.body = body
 
 
 class FrameError(Exception):
@@ -63,15 +75,19 @@ def encode(kind: int, body: bytes = b"", *, call_id: int = 0, flags: int = 0) ->
     return HEADER.pack(kind, flags.to_bytes(3, "big"), len(body), 0, call_id) + body
 
 
-def encode_json(kind: int, members: Dict[str, Any]) -> bytes:
+def encode_json(kind: int, members: dict[str, Any]) -> bytes:
+    import json  # not wanted before the greeting
+
     return encode(kind, json.dumps(members).encode())
 
 
-def read(sock: socket.socket, *, max_bytes: int) -> Optional[Frame]:
+def read(sock: socket, *, max_bytes: int) -> Frame | None:
     """The next frame from a blocking socket; None at a clean end. Raises FrameError, OSError."""
-    header = _read_exactly(sock, HEADER.size, at_start=True)
-    if header is None:
+    header = sock.recv(HEADER.size, MSG_WAITALL)
+    if not header:
         return None
+    if len(header) < HEADER.size:
+        header = _complete(sock, header, HEADER.size)
     kind, flags, length, extra, call_id = HEADER.unpack(header)
     if extra:
         msg = "attachments are not known to this protocol version"
@@ -79,25 +95,21 @@ def read(sock: socket.socket, *, max_bytes: int) -> Optional[Frame]:
     if length > max_bytes:
         msg = f"a frame of {length} bytes is over the limit of {max_bytes}"
         raise FrameError(msg)
-    body = _read_exactly(sock, length, at_start=False) if length else b""
-    return Frame(kind, int.from_bytes(flags, "big"), call_id, body or b"")
+    body = sock.recv(length, MSG_WAITALL) if length else b""
+    if len(body) < length:
+        body = _complete(sock, body, length)
+    return Frame(kind, int.from_bytes(flags, "big"), call_id, body)
 
 
-def _read_exactly(sock: socket.socket, count: int, *, at_start: bool) -> Optional[bytes]:
-    # One receive is the usual case for a call; the loop is for bodies larger than the socket's buffer.
-    data = sock.recv(count)
-    if len(data) == count:
-        return data
-    if not data and at_start:
-        return None
-    buffer = bytearray(count)
-    view = memoryview(buffer)
-    done = len(data)
-    buffer[:done] = data
-    while done < count:
-        received = sock.recv_into(view[done:])
-        if not received:
+def _complete(sock: socket, data: bytes, count: int) -> bytes:
+    """`data` and what is missing to `count` bytes: a signal may end MSG_WAITALL early, and so does the peer's end."""
+    pieces = [data]
+    missing = count - len(data)
+    while missing:
+        piece = sock.recv(missing, MSG_WAITALL)
+        if not piece:
             msg = "the peer closed the connection inside a frame"
             raise FrameError(msg)
-        done += received
-    return bytes(buffer)
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)

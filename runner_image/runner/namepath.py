@@ -1,0 +1,170 @@
+"""Resolves a namepath and calls what it names: protocol section 2. One fault kind for each way to fail."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+
+from .refusal import AttributeNotFound, NameNotFound, NotCallable
+from .results import awaited
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Iterable
+
+    from .arguments import Request, Step
+
+_Module = type(sys)
+_import = __import__
+# Where our own code is: a traceback without other files in it did not reach user code.
+OUR_FILES = __file__.rpartition("/")[0] + "/"
+IMPORT_MACHINERY = "<frozen importlib."
+
+# Names that no module has: to look for one on all of the path again takes longer than most calls.
+_found_builtins: set[str] = set()
+
+
+def apply(request: Request) -> Any:
+    """What the call returns; a coroutine has been awaited.
+
+    Raises: Refusal: a step names what is not there, or calls what cannot be called. Whatever user code raises.
+    """
+    *inner, last = request.steps
+    value: Any = None
+    for step in inner:
+        value = _resolve(value, step, first=step is request.steps[0])
+        if step.positional is not None:
+            value = awaited(_target(value, step)(*step.positional, **(step.keywords or {})))
+    value = _resolve(value, last, first=not inner)
+    positional = (last.positional or []) + request.positional
+    keywords = {**last.keywords, **request.keywords} if last.keywords else request.keywords
+    if callable(value):
+        return awaited(value(*positional, **keywords))
+    if positional or keywords:
+        own = bool(last.positional or last.keywords)
+        raise _not_callable(value, last, last.field if own else "args" if request.positional else "kwargs")
+    return value
+
+
+def _target(value: Any, step: Step) -> Any:
+    if not callable(value):
+        raise _not_callable(value, step, step.field)
+    return value
+
+
+def _resolve(value: Any, step: Step, *, first: bool) -> Any:
+    if first:
+        return _first(step)
+    name = step.name
+    if name == "__init__" and isinstance(value, type):
+        return value  # to be called: its construction
+    if step.is_module and isinstance(value, _Module):
+        found = _submodule(value, name)
+        if found is not None:
+            return found
+    for part in name.split("."):
+        value = _attribute(value, part, step)
+    return value
+
+
+def _first(step: Step) -> Any:
+    if step.name in _found_builtins:
+        return getattr(builtins, step.name)
+    module = _module(step.name)
+    if module is not None:
+        return module
+    if hasattr(builtins, step.name):
+        _found_builtins.add(step.name)
+        return getattr(builtins, step.name)
+    top = step.name.partition(".")[0]
+    msg = f"no module and no builtin is called {step.name!r}" + _hint(top, _top_level_names())
+    raise NameNotFound(msg, step.field)
+
+
+def _module(name: str) -> Any:
+    """The module of that dotted name, imported if need be; None if there is none. Raises what importing it raises."""
+    module = sys.modules.get(name)
+    if module is not None:
+        return module
+    try:
+        _import(name)
+    except ModuleNotFoundError as exc:
+        if _is_missing(exc, name):
+            return None
+        raise
+    return sys.modules[name]
+
+
+def _is_missing(exc: ModuleNotFoundError, name: str) -> bool:
+    """Whether `name` itself was not found, and not something that its code wanted to import."""
+    if exc.name is None or not (name + ".").startswith(exc.name + "."):
+        return False
+    traceback: TracebackType | None = exc.__traceback__
+    while traceback is not None:
+        if not is_ours(traceback.tb_frame.f_code.co_filename):
+            return False
+        traceback = traceback.tb_next
+    return True
+
+
+def is_ours(filename: str) -> bool:
+    """Whether code of this file is no code of the user's."""
+    return filename.startswith((OUR_FILES, IMPORT_MACHINERY))
+
+
+def _attribute(value: Any, name: str, step: Step) -> Any:
+    try:
+        return getattr(value, name)
+    except AttributeError as exc:
+        # A property may itself fail with an AttributeError, about another name.
+        if getattr(exc, "name", None) not in (None, name):
+            raise
+    if isinstance(value, _Module):
+        found = _submodule(value, name)
+        if found is not None:
+            return found
+    msg = f"{_called(value)} has no attribute {name!r}" + _hint(name, _dir(value))
+    raise AttributeNotFound(msg, step.field)
+
+
+def _submodule(module: Any, name: str) -> Any:
+    return _module(f"{module.__name__}.{name}")
+
+
+def _not_callable(value: Any, step: Step, field: str) -> NotCallable:
+    return NotCallable(f"{step.name!r} is {_called(value)}, which takes no arguments: it is not callable", field)
+
+
+def _called(value: Any) -> str:
+    if isinstance(value, _Module):
+        return f"module {value.__name__!r}"
+    if isinstance(value, type):
+        return f"class {value.__qualname__!r}"
+    return f"an object of type {type(value).__qualname__!r}"
+
+
+def _dir(value: Any) -> list[str]:
+    try:
+        return [name for name in dir(value) if type(name) is str]
+    except Exception:  # user code; a hint is no reason to fail
+        return []
+
+
+def _top_level_names() -> Iterable[str]:
+    import os
+
+    names = {*sys.builtin_module_names, *getattr(sys, "stdlib_module_names", ()), *sys.modules, *vars(builtins)}
+    for directory in sys.path:
+        try:
+            names.update(entry.partition(".")[0] for entry in os.listdir(directory))  # noqa: PTH208
+        except OSError:
+            continue
+    return [name for name in names if name.isidentifier()]
+
+
+def _hint(name: str, candidates: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name[:100], candidates, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,68 @@
+"""The last step to JSON: exact builtin types in, strict UTF-8 out."""
+
+from __future__ import annotations
+
+import json
+from math import isfinite, isnan
+
+from .describe import bounded_repr
+from .refusal import NotSerializable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
+_UNTOUCHED = frozenset({type(None), bool, int})
+
+
+class NotFinite:
+    """What NaN and the infinities, which JSON does not have, become."""
+
+    AS_NULL = False
+    AS_STRINGS = True
+
+
+def dumps(tree: Any, not_finite: bool) -> bytes:
+    """A tree of None, bool, int, float, str, list, tuple and dict with str keys, as JSON that any reader takes.
+
+    Raises: NotSerializable: two keys become one when what UTF-8 does not have is replaced in them. RecursionError.
+    """
+    try:
+        return _encode(tree).encode()
+    except ValueError:  # a number that is not finite, or a lone surrogate: rare, so looked for only now
+        return _encode(_scrubbed(tree, not_finite)).encode()
+
+
+def _scrubbed(tree: Any, not_finite: bool) -> Any:
+    kind = type(tree)
+    if kind is float:
+        return _number(tree, not_finite)
+    if kind is str:
+        return _string(tree)
+    if kind is dict:
+        members = {_string(name): _scrubbed(value, not_finite) for name, value in tree.items()}
+        if len(members) != len(tree):
+            msg = "two keys of an object become one when lone surrogates in them are replaced"
+            raise NotSerializable(msg, type="dict", repr=bounded_repr(tree))
+        return members
+    if kind is list or kind is tuple:
+        if _UNTOUCHED.issuperset(map(type, tree)):
+            return tree
+        return [_scrubbed(item, not_finite) for item in tree]
+    return tree
+
+
+def _number(value: float, not_finite: bool) -> float | str | None:
+    if isfinite(value):
+        return value
+    if not_finite is NotFinite.AS_NULL:
+        return None
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _string(text: str) -> str:
+    """Lone surrogates, which UTF-8 does not have, become U+FFFD."""
+    if text.isascii():
+        return text
+    return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
