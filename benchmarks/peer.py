@@ -1,0 +1,21 @@
+"""What a user would write without kodou: the same function behind an endpoint of their own."""
+
+import numpy
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+app = FastAPI()
+
+
+class Numbers(BaseModel):
+    values: list[float]
+
+
+@app.post("/sum")
+def total(numbers: Numbers) -> dict[str, float]:
+    return {"value": float(numpy.array(numbers.values).sum())}
+
+
+@app.get("/ready")
+def ready() -> dict[str, bool]:
+    return {"ready": True}

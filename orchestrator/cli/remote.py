@@ -1,0 +1,161 @@
+"""`kodou setup` and `kodou call`: against a server, through the client library."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.options import Json, duration
+from orchestrator.cli.progress import BuildProgress
+from orchestrator.cli.terminal import clean, complain, print_json
+
+if TYPE_CHECKING:
+    from kodou import Client, Session
+
+Url = Annotated[
+    str | None, typer.Option("--url", envvar="KODOU_URL", help="The server; http://127.0.0.1:8000 if unset.")
+]
+Token = Annotated[
+    str | None, typer.Option("--token", envvar="KODOU_TOKEN", help="An API id; better in the variable than here.")
+]
+
+
+def setup(
+    dependencies: Annotated[list[str] | None, typer.Argument(help="Such as numpy or 'requests>=2.31'.")] = None,
+    python: Annotated[str | None, typer.Option("--python", help="Interpreter version, such as 3.12.")] = None,
+    ttl: Annotated[
+        timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="Idleness until the session ends.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="none or egress; egress where the operator allows it.")] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable in the sandbox.")] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Resolve again instead of reusing.")] = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Make a session with these dependencies; its id is the last line of the output."""
+    options: dict[str, Any] = {}
+    if ttl is not None:
+        options["ttl"] = int(ttl.total_seconds())
+    if network is not None:
+        options["network"] = network
+    if env:
+        options["env"] = dict(_assignment(item) for item in env)
+    if refresh:
+        options["refresh"] = True
+    with told():
+        from kodou import Client
+
+        with Client(url, token) as client:
+            session = set_up(client, dependencies or [], python, options)
+    environment = session.environment
+    assert environment is not None  # noqa: S101  a session that setup made has one
+    if as_json:
+        print_json(
+            {
+                "sessionid": session.id,
+                "expires": session.expires,
+                "environment": {
+                    "id": environment.id,
+                    "language": environment.language,
+                    "version": environment.version,
+                    "packages": environment.packages,
+                    "reused": environment.reused,
+                },
+            }
+        )
+        return
+    packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items()) or "no packages"
+    typer.echo(f"Python {environment.version} with {clean(packages)} ({environment.id})", err=True)
+    typer.echo(session.id)
+
+
+def call(
+    namepath: Annotated[str, typer.Argument(help='Such as math.sqrt, or a JSON list: \'["math", "sqrt"]\'.')],
+    args: Annotated[
+        list[str] | None, typer.Argument(help="Arguments, each a JSON value: 9 '\"text\"' '[1, 2]'.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", envvar="KODOU_SESSION", help="The session id that setup printed.")
+    ] = None,
+    kwarg: Annotated[list[str] | None, typer.Option(metavar="NAME=JSON", help="A keyword argument.")] = None,
+    timeout: Annotated[
+        timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="Such as 20s; else the server's.")
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Call a function in a session and print its value as JSON; what it printed goes to standard error."""
+    if session is None:
+        msg = "no session: name one with --session or KODOU_SESSION; `kodou setup` makes one"
+        raise typer.BadParameter(msg)
+    path = _json("NAMEPATH", namepath) if namepath.lstrip().startswith("[") else namepath
+    values = [_json("an argument", text) for text in args or []]
+    named = {name: _json(f"--kwarg {name}", text) for name, text in map(_assignment, kwarg or [])}
+    with told():
+        from kodou import Client, protocol
+
+        request = protocol.call_request(
+            session, path, values, named, timeout_s=timeout.total_seconds() if timeout is not None else None
+        )
+        with Client(url, token) as client:
+            reply = protocol.read_call(client.send(request))
+    _print_output(reply.stdout, reply.stderr)
+    if as_json:
+        print_json({"value": reply.value, "type": reply.type, "ms": reply.ms})
+    else:
+        print_json(reply.value)
+
+
+def set_up(client: "Client", dependencies: list[str], python: str | None, options: dict[str, Any]) -> "Session":
+    """One setup, with its progress on a terminal."""
+    if not BuildProgress.fits():
+        return client.setup(dependencies, python, **options)
+    with BuildProgress() as progress:
+        return client.setup(dependencies, python, progress=progress.show, **options)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the client's errors into a message and exit code 1."""
+    import kodou
+    from kodou.errors import BuildFailed, CallFailed
+
+    try:
+        yield
+    except kodou.KodouError as exc:
+        if isinstance(exc, CallFailed):
+            _print_output(exc.stdout, exc.stderr)
+        if isinstance(exc, kodou.RemoteError):
+            _print_output(exc.remote_traceback.rstrip().removesuffix(exc.detail))  # which comes next
+        if isinstance(exc, BuildFailed):
+            _print_output(exc.log)
+        complain(exc.detail)
+        raise typer.Exit(1) from exc
+
+
+def _print_output(*texts: str) -> None:
+    for text in texts:
+        if text:
+            sys.stderr.write(clean(text) if text.endswith("\n") else clean(text) + "\n")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        msg = f"{text!r} is not NAME=VALUE"
+        raise typer.BadParameter(msg)
+    return name, value
+
+
+def _json(what: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        msg = f"{what} is not JSON: {text} (a string is written '\"{text}\"')"
+        raise typer.BadParameter(msg) from exc

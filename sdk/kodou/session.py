@@ -1,0 +1,146 @@
+"""A session: a client's hold on one sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from kodou import protocol
+from kodou.errors import KodouError
+from kodou.protocol import Environment, Namepath, Reply
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from kodou.aio import AsyncClient
+    from kodou.client import Client
+
+
+class _Held:
+    """What both kinds of session know. `environment` and `expires` are None for one that was taken up by its id."""
+
+    def __init__(self, id: str, environment: Environment | None = None, expires: datetime | None = None) -> None:
+        self.id = id
+        self.environment = environment
+        self.expires = expires
+
+    def _call(
+        self, namepath: Namepath, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None
+    ) -> protocol.Request:
+        return protocol.call_request(self.id, namepath, args, kwargs, timeout_s=timeout)
+
+    def __repr__(self) -> str:
+        # The id is a token: whoever reads it in a log could call with it.
+        return f"<{type(self).__name__} of {self.environment.id if self.environment else 'an environment'}>"
+
+
+class Session(_Held):
+    """Calls run one at a time, in order of arrival. As a context manager it is closed at the end."""
+
+    def __init__(
+        self, client: Client, id: str, environment: Environment | None = None, expires: datetime | None = None
+    ) -> None:
+        super().__init__(id, environment, expires)
+        self._client = client
+
+    def call(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """The value of a namepath, called with `args` and `kwargs` if it is callable.
+
+        Args:    namepath: `"math.sqrt"`, or a list of names and of `step(name, …)` for calls on the way.
+                 timeout: seconds; None leaves it to the server. A function that has a parameter of this name is
+                 reached through `function`.
+        Raises:  RemoteError: the function raised. CallFailed: there is no value for another reason.
+                 KodouError: the call was refused or did not get through.
+        """
+        return self.reply(namepath, *args, timeout=timeout, **kwargs).value
+
+    def reply(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Reply:
+        """As `call`, with what the call printed, the value's type and the time it took."""
+        return protocol.read_call(self._client.send(self._call(namepath, args, kwargs, timeout)))
+
+    def function(self, namepath: Namepath, *, timeout: float | None = None) -> Function:
+        """A callable that stands for the remote one: `norm = session.function("numpy.linalg.norm")`."""
+        return Function(self, namepath, timeout)
+
+    def close(self) -> None:
+        """End it and its sandbox. May be called twice."""
+        protocol.read_closed(self._client.send(protocol.close_request(self.id)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(KodouError) if raised else nullcontext():  # what went wrong first is what the caller has to see
+            self.close()
+
+
+class Function:
+    """A function of a session; every call of it is one request."""
+
+    def __init__(self, session: Session, namepath: Namepath, timeout: float | None) -> None:
+        self._session = session
+        self._namepath = namepath
+        self._timeout = timeout
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self._session._call(self._namepath, args, kwargs, self._timeout)
+        return protocol.read_call(self._session._client.send(request)).value
+
+    def __repr__(self) -> str:
+        return f"<Function {self._namepath!r}>"
+
+
+class AsyncSession(_Held):
+    """As `Session`, for asyncio and trio."""
+
+    def __init__(
+        self, client: AsyncClient, id: str, environment: Environment | None = None, expires: datetime | None = None
+    ) -> None:
+        super().__init__(id, environment, expires)
+        self._client = client
+
+    async def call(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:  # noqa: ASYNC109
+        """See `Session.call`. The timeout is the server's: it ends what the call started."""
+        return (await self.reply(namepath, *args, timeout=timeout, **kwargs)).value
+
+    async def reply(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Reply:  # noqa: ASYNC109
+        """See `Session.reply`."""
+        return protocol.read_call(await self._client.send(self._call(namepath, args, kwargs, timeout)))
+
+    def function(self, namepath: Namepath, *, timeout: float | None = None) -> AsyncFunction:
+        """See `Session.function`; what it returns is awaited."""
+        return AsyncFunction(self, namepath, timeout)
+
+    async def close(self) -> None:
+        """End it and its sandbox. May be called twice."""
+        protocol.read_closed(await self._client.send(protocol.close_request(self.id)))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(KodouError) if raised else nullcontext():
+            await self.close()
+
+
+class AsyncFunction:
+    """A function of a session; every call of it is one request."""
+
+    def __init__(self, session: AsyncSession, namepath: Namepath, timeout: float | None) -> None:
+        self._session = session
+        self._namepath = namepath
+        self._timeout = timeout
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self._session._call(self._namepath, args, kwargs, self._timeout)
+        return protocol.read_call(await self._session._client.send(request)).value
+
+    def __repr__(self) -> str:
+        return f"<AsyncFunction {self._namepath!r}>"

@@ -1,0 +1,155 @@
+"""`kodou setup` and `kodou call` against a server that answers as the protocol says."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+Kodou = Callable[..., Any]
+
+READY = {
+    "sessionid": "aaa.bbb.ccc",
+    "error": False,
+    "environment": {
+        "id": "py3.12-9f2c",
+        "language": "python",
+        "version": "3.12.4",
+        "packages": {"numpy": "2.4.6"},
+        "reused": True,
+    },
+    "expires": "2030-01-01T00:00:00Z",
+}
+
+
+class Server:
+    """Answers every request with `reply` and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.reply: dict[str, Any] = {}
+        self.bodies: list[Any] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                body = json.dumps(outer.reply).encode()
+                self.send_response(outer.status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    running = Server()
+    monkeypatch.setenv("KODOU_URL", running.url)
+    monkeypatch.setenv("KODOU_TOKEN", "token")
+    yield running
+    running.stop()
+
+
+def test_setup_prints_the_session_id_alone(kodou: Kodou, server: Server) -> None:
+    server.reply = READY
+    done = kodou("setup", "numpy", "requests>=2.31", "--python", "3.12", "--ttl", "5m", "--env", "A=b=c", "--refresh")
+    assert (done.code, done.out) == (0, "aaa.bbb.ccc\n")
+    assert "Python 3.12.4 with numpy 2.4.6" in done.err
+    assert server.bodies == [
+        {
+            "dependencies": ["numpy", "requests>=2.31"],
+            "version": "3.12",
+            "ttl": 300,
+            "env": {"A": "b=c"},
+            "refresh": True,
+        }
+    ]
+
+
+def test_setup_prints_json(kodou: Kodou, server: Server) -> None:
+    server.reply = READY
+    made = json.loads(kodou("setup", "--json").out)
+    assert (made["sessionid"], made["expires"]) == ("aaa.bbb.ccc", "2030-01-01T00:00:00+00:00")
+    assert made["environment"] == READY["environment"]
+
+
+def test_a_failed_build_shows_the_log_and_fails(kodou: Kodou, server: Server) -> None:
+    server.status = 422
+    server.reply = {
+        "error": True,
+        "code": "build_failed",
+        "detail": "no wheel could be built",
+        "log": "gcc: \x1b[31mno",
+    }
+    done = kodou("setup", "broken")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "gcc: \N{REPLACEMENT CHARACTER}[31mno\nkodou: no wheel could be built\n"
+
+
+def test_call_prints_the_value_as_json(kodou: Kodou, server: Server) -> None:
+    server.reply = {"error": False, "value": {"ä": [1, None]}, "stdout": "hello\n"}
+    done = kodou("call", "--session", "s", "m.f", "-3", '"text"', "[1, 2]", "--kwarg", 'k={"a": 1}', "--timeout", "2s")
+    assert (done.code, done.out, done.err) == (0, '{"ä": [1, null]}\n', "hello\n")
+    assert server.bodies == [
+        {"sessionid": "s", "timeout": 2000, "namepath": "m.f", "args": [-3, "text", [1, 2]], "kwargs": {"k": {"a": 1}}}
+    ]
+
+
+def test_call_takes_a_namepath_as_a_list_and_the_session_from_a_variable(
+    kodou: Kodou, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KODOU_SESSION", "from-env")
+    server.reply = {"error": False, "value": 12, "type": "numpy.int64", "ms": 0.1}
+    done = kodou("call", '["numpy", {"name": "array", "args": [[2, 4, 6]]}, "sum"]', "--json")
+    assert json.loads(done.out) == {"value": 12, "type": "numpy.int64", "ms": 0.1}
+    assert server.bodies[0]["sessionid"] == "from-env"
+    assert server.bodies[0]["namepath"] == ["numpy", {"name": "array", "args": [[2, 4, 6]]}, "sum"]
+
+
+def test_what_the_function_raised_is_shown_and_fails(kodou: Kodou, server: Server) -> None:
+    exception = {"type": "ValueError", "message": "math domain error", "traceback": "Traceback: here\n"}
+    server.reply = {"error": True, "code": "exception", "exception": exception, "stderr": "warned\n"}
+    done = kodou("call", "--session", "s", "math.sqrt", "-1")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "warned\nTraceback: here\nkodou: ValueError: math domain error\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("call", "math.sqrt", "9"), "KODOU_SESSION"),
+        (("call", "--session", "s", "len", "text"), "is not JSON"),
+        (("call", "--session", "s", "len", "--kwrg", "k=1"), "is not JSON"),
+        (("call", "--session", "s", "[math"), "NAMEPATH is not JSON"),
+        (("call", "--session", "s", "f", "--kwarg", "k"), "not NAME=VALUE"),
+        (("setup", "--env", "A"), "not NAME=VALUE"),
+    ],
+)
+def test_a_wrong_argument_is_a_usage_error(kodou: Kodou, server: Server, arguments: tuple[str, ...], told: str) -> None:
+    done = kodou(*arguments)
+    assert done.code == 2
+    assert told in done.err
+    assert server.bodies == []
+
+
+def test_no_token_and_no_server_say_what_to_do(kodou: Kodou, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "KODOU_TOKEN" in kodou("setup").err
+    monkeypatch.setenv("KODOU_TOKEN", "token")
+    done = kodou("setup", "--url", "http://127.0.0.1:1")
+    assert done.code == 1
+    assert done.err.startswith("kodou: no answer from http://127.0.0.1:1")

@@ -1,0 +1,201 @@
+"""Both clients against a transport in place of the network."""
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import kodou
+import pytest
+from kodou import AsyncClient, Client, Progress, errors
+
+READY = {
+    "sessionid": "the-session",
+    "error": False,
+    "environment": {"id": "e1", "language": "python", "version": "3.12.4", "packages": {}, "reused": False},
+    "expires": "2030-01-01T00:00:00Z",
+}
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KODOU_URL", "KODOU_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Server:
+    """Answers as the protocol says and keeps what it was asked."""
+
+    def __init__(self, *call_replies: dict[str, Any]) -> None:
+        self.requests: list[httpx.Request] = []
+        self._replies = list(call_replies)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        if request.url.path.endswith("/setup"):
+            if request.headers["accept"] != "text/event-stream":
+                return httpx.Response(200, json=READY)
+            stream = f'event: progress\ndata: {{"phase": "install"}}\n\nevent: ready\ndata: {json.dumps(READY)}\n\n'
+            return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=stream.encode())
+        if request.url.path == "/session":
+            return httpx.Response(200, json={"error": False})
+        return httpx.Response(200, json=self._replies.pop(0))
+
+    @property
+    def bodies(self) -> list[Any]:
+        return [json.loads(request.content) for request in self.requests]
+
+
+def blocking(handler: Handler, **options: Any) -> Client:
+    return Client("http://host/", "token", transport=httpx.MockTransport(handler), **options)
+
+
+def awaited(handler: Handler) -> AsyncClient:
+    return AsyncClient("http://host/", "token", transport=httpx.MockTransport(handler))
+
+
+async def settled(value: Awaitable[Any] | Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+clients = pytest.mark.parametrize("make", [blocking, awaited])
+
+
+@clients
+@pytest.mark.anyio
+async def test_a_session_is_set_up_called_and_closed(make: Callable[[Handler], Any]) -> None:
+    server = Server({"error": False, "value": 12}, {"error": False, "value": 3.0, "stdout": "hi\n"})
+    client = make(server)
+    session = await settled(client.setup(["numpy"], "3.12", ttl=60))
+    value = await settled(session.call(["numpy", kodou.step("array", [2, 4, 6]), "sum"], axis=0))
+    reply = await settled(session.reply("math.sqrt", 9, timeout=2))
+    await settled(session.close())
+    await settled(client.close())
+
+    assert (value, reply.value, reply.stdout) == (12, 3.0, "hi\n")
+    assert session.environment.version == "3.12.4"
+    assert [(request.method, request.url.path) for request in server.requests] == [
+        ("POST", "/environment/python/setup"),
+        ("POST", "/environment/python/call"),
+        ("POST", "/environment/python/call"),
+        ("DELETE", "/session"),
+    ]
+    assert {request.headers["authorization"] for request in server.requests} == {"Bearer token"}
+    assert server.bodies[0] == {"dependencies": ["numpy"], "version": "3.12", "ttl": 60}
+    assert server.bodies[1]["kwargs"] == {"axis": 0}
+    assert (server.bodies[2]["sessionid"], server.bodies[2]["timeout"]) == ("the-session", 2000)
+
+
+@clients
+@pytest.mark.anyio
+async def test_progress_is_told_as_the_build_goes(make: Callable[[Handler], Any]) -> None:
+    steps: list[Progress] = []
+    session = await settled(make(Server()).setup([], progress=steps.append))
+    assert (session.id, steps) == ("the-session", [Progress("install")])
+
+
+@clients
+@pytest.mark.anyio
+async def test_a_setup_refused_at_once_is_no_stream(make: Callable[[Handler], Any]) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"error": True, "code": "unauthorized", "detail": "who are you?"})
+
+    with pytest.raises(errors.Unauthorized, match="who are you"):
+        await settled(make(refuse).setup([], progress=print))
+
+
+@clients
+@pytest.mark.anyio
+async def test_a_stream_that_breaks_off_is_an_error(make: Callable[[Handler], Any]) -> None:
+    def cut(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=b"event: progress\n")
+
+    with pytest.raises(errors.BadReply, match="ended before"):
+        await settled(make(cut).setup([], progress=print))
+
+
+@clients
+@pytest.mark.anyio
+async def test_a_server_that_is_not_there_is_unreachable(make: Callable[[Handler], Any]) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        msg = "connection refused"
+        raise httpx.ConnectError(msg)
+
+    for options in ({}, {"progress": print}):
+        with pytest.raises(errors.Unreachable, match=r"http://host: connection refused"):
+            await settled(make(refuse).setup([], **options))
+
+
+@clients
+@pytest.mark.anyio
+async def test_a_remote_function_passes_every_name_on(make: Callable[[Handler], Any]) -> None:
+    server = Server({"error": False, "value": 5.0})
+    norm = make(server).session("s").function("numpy.linalg.norm", timeout=1)
+    assert await settled(norm([3, 4], timeout=9)) == 5.0
+    assert server.bodies == [
+        {"sessionid": "s", "timeout": 1000, "namepath": "numpy.linalg.norm", "args": [[3, 4]], "kwargs": {"timeout": 9}}
+    ]
+
+
+def test_a_session_is_closed_at_the_end_of_its_block() -> None:
+    server = Server()
+    with blocking(server) as client, client.setup() as session:
+        assert session.id == "the-session"
+    assert server.requests[-1].method == "DELETE"
+
+
+@pytest.mark.anyio
+async def test_an_async_session_is_closed_at_the_end_of_its_block() -> None:
+    server = Server()
+    async with awaited(server) as client, await client.setup():
+        pass
+    assert server.requests[-1].method == "DELETE"
+
+
+def test_what_went_wrong_first_is_not_hidden_by_a_failing_close() -> None:
+    def gone(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503, json={"error": True, "code": "shutting_down"})
+
+    with pytest.raises(ZeroDivisionError), blocking(gone).session("s"):
+        _ = 1 / 0
+    with pytest.raises(errors.ShuttingDown), blocking(gone).session("s"):
+        pass
+
+
+def test_address_and_token_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KODOU_URL", "https://elsewhere:1/")
+    monkeypatch.setenv("KODOU_TOKEN", " from-env\n")
+    server = Server()
+    Client(transport=httpx.MockTransport(server)).setup()
+    assert str(server.requests[0].url) == "https://elsewhere:1/environment/python/setup"
+    assert server.requests[0].headers["authorization"] == "Bearer from-env"
+
+
+@pytest.mark.parametrize(
+    ("url", "proxied"), [("http://127.0.0.1:8000", 0), ("http://localhost", 0), ("http://host", 1)]
+)
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch, url: str, proxied: int) -> None:
+    for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    with Client(url, "token") as client:
+        assert sum(transport is not None for transport in client._http._mounts.values()) == proxied
+
+
+def test_no_token_says_what_to_do() -> None:
+    with pytest.raises(errors.NotConfigured, match="KODOU_TOKEN"):
+        Client("http://host")
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(errors.NotConfigured, match="http://"):
+        Client("localhost:8000", "token")
+    with pytest.raises(errors.NotConfigured):
+        Client("http://host:port", "token").setup()
+
+
+def test_a_session_does_not_show_its_id() -> None:
+    assert "secret" not in repr(blocking(Server()).session("secret"))
