@@ -55,6 +55,10 @@ class Settings(BaseSettings):
         ("python:3.13-slim", "python:3.12-slim", "python:3.11-slim"),
         description="Docker: images with a `python3` that runner images are built from, one interpreter each (JSON list).",
     )
+    base_packages: tuple[str, ...] = Field(
+        (),
+        description="Docker: Debian packages to add to those, such as `build-essential` for packages that are C source (JSON list).",
+    )
     interpreters: tuple[Path, ...] = Field(
         (),
         description="Bubblewrap, process: interpreters to offer (JSON list); default: those under /usr and /usr/local.",
@@ -100,6 +104,7 @@ class Settings(BaseSettings):
     session_max_age_s: int = Field(604_800, ge=1, description="How long a session id is valid at most.")
     max_sessions: int = Field(500, ge=1, description="Live sessions of the whole server; more are refused with 429.")
     max_sessions_per_owner: int = Field(50, ge=1, description="Live sessions of one owner; more are refused with 429.")
+    max_starts: int = Field(8, ge=1, description="Sandboxes that start at once; more wait.")
     reap_interval_s: float = Field(5, gt=0, description="How often idle sessions and leftovers are looked for.")
     sandbox_start_timeout_s: float = Field(
         60, gt=0, description="How long a sandbox may take until its runner answers."
@@ -134,7 +139,11 @@ class Settings(BaseSettings):
     # --- server ---
     shutdown_s: float = Field(30, gt=0, description="How long running calls may take to end when the server stops.")
     keep_sessions: bool = Field(True, description="Leave sandboxes running when the server stops, for the next start.")
+    max_connections: int = Field(1000, ge=1, description="Connections that clients may hold open; more get 503.")
+    header_timeout_s: float = Field(15, gt=0, description="How long a client may take to send a request's head.")
     body_timeout_s: float = Field(30, gt=0, description="How long a client may take to send a request's body.")
+    reply_timeout_s: float = Field(60, gt=0, description="How long a client may leave a reply unread before it is cut.")
+    keep_alive_s: float = Field(75, gt=0, description="How long an idle connection is kept open for the next request.")
     log_format: Literal["json", "console", "auto"] = Field(
         "auto", description="`auto`: console on a terminal, else json."
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.bubblewrap_fixtures", "tests.docker_fixtures"]
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -26,3 +28,13 @@ def open_tmp_path() -> Iterator[Path]:
 def engine_required() -> bool:
     """In CI a missing engine fails the suite; on a laptop it skips it."""
     return bool(os.environ.get("CI") or os.environ.get("KODOU_TEST_ENGINES") == "required")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where engines are required, a skipped test is a failure: a suite must not look green for having done nothing."""
+    if not engine_required() or exitstatus != pytest.ExitCode.OK:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("engines are required, yet tests were skipped: this run fails", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

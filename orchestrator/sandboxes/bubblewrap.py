@@ -1,0 +1,244 @@
+"""BubblewrapBackend: sandboxes of namespaces, a system call filter and resource limits, without an engine.
+
+Nothing but files and processes remembers a sandbox: its handle (`handles.py`), its link's directory, its control groups.
+A sandbox outlives the server that started it, so that the next one takes it up again.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxLost
+from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
+from orchestrator.sandboxes.bubblewrap_builder import BubblewrapBuilders
+from orchestrator.sandboxes.bubblewrap_host import Machine, UserIds, check, promises
+from orchestrator.sandboxes.bubblewrap_launch import Launched, is_exiting, kill, kill_user, launch
+from orchestrator.sandboxes.bubblewrap_options import interpreter_prefix, session_argv, session_limits, tmpfs_files
+from orchestrator.sandboxes.cgroups import Cgroup, GroupLimits
+from orchestrator.sandboxes.channel import RunnerChannel, greet
+from orchestrator.sandboxes.directory_images import DirectoryImages
+from orchestrator.sandboxes.handles import HandleFiles, is_same_process
+from orchestrator.sandboxes.link import Link
+from orchestrator.settings import Settings
+
+__all__ = ["BubblewrapBackend", "check", "promises"]
+
+
+class BubblewrapBackend:
+    """A handle's `data`: "cgroups" (paths), "uid" (where the server is root) and, once it runs, "pid" and "start_time" of
+    its process 1 as this host knows them. Made anywhere; used on one event loop. Raises `EngineUnavailable`."""
+
+    name = "bubblewrap"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._handles = HandleFiles(settings.data_dir / "handles" / self.name)
+        self._uids = UserIds.of(settings)
+        builder_uids = None if self._uids is None else self._uids.builders
+        self._images = DirectoryImages(
+            settings,
+            backend=self.name,
+            run=BubblewrapBuilders(settings, self._machine, builder_uids),
+            handles=self._handles,
+        )
+        self.images: ImageStore = self._images
+        self._found: Machine | None = None
+        self._finding = asyncio.Lock()
+        self._starting: set[str] = set()  # ids of sandboxes whose start is under way here
+        self._children: dict[str, Launched] = {}  # by sandbox id: those that this process started
+        self._links: dict[str, Link] = {}  # those that nobody has connected yet
+
+    async def start(self, image: Image, spec: SandboxSpec, *, labels: Mapping[str, str]) -> Sandbox:
+        if spec.network != "none":
+            msg = "sandboxes of this server have no network"
+            raise InvalidRequest(msg, field="network")
+        machine = await self._machine()
+        sandbox_id = secrets.token_hex(16)
+        data = {"cgroups": os.pathsep.join(map(str, machine.groups.named(sandbox_id).directories))}
+        if self._uids is not None:
+            data["uid"] = str(self._uids.sessions.take(sandbox_id))
+        sandbox = Sandbox(sandbox_id, self.name, image.environment_id, data, dict(labels))
+        self._starting.add(sandbox_id)
+        work = asyncio.ensure_future(asyncio.to_thread(self._started, machine, sandbox, image, spec))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work})  # the thread goes on; nobody would know what it starts
+            if work.exception() is None:
+                await self.stop(work.result())
+            raise
+        finally:
+            self._starting.discard(sandbox_id)
+            if self._uids is not None and work.done() and work.exception() is not None:
+                self._uids.sessions.release(sandbox_id)
+
+    async def connect(self, sandbox: Sandbox, *, timeout_s: float) -> RunnerChannel:
+        if not await asyncio.to_thread(_runs, sandbox):
+            raise _lost(sandbox)
+        link = self._links.pop(sandbox.id, None)
+        if link is None:
+            link = await asyncio.to_thread(self._reopen, sandbox)
+
+        async def ended() -> str | None:
+            status = await self.inspect(sandbox)
+            return None if status.running else status.reason
+
+        return await greet(link, timeout_s, ended=ended)
+
+    async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
+        return await asyncio.to_thread(_status, sandbox, self._children.get(sandbox.id))
+
+    async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
+        link = self._links.pop(sandbox.id, None)
+        if link is not None:
+            link.close()
+        if grace_s > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await asyncio.to_thread(_terminate, sandbox)
+                    await _ended(sandbox)
+        await asyncio.shield(asyncio.to_thread(self._stop, sandbox, self._children.pop(sandbox.id, None)))
+        if self._uids is not None:
+            self._uids.sessions.release(sandbox.id)
+
+    async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
+        await self._machine()  # which takes up the user ids that these hold
+        found = await asyncio.to_thread(self._handles.all)
+        return [
+            sandbox
+            for sandbox in found
+            if sandbox.id not in self._starting and labels.items() <= sandbox.labels.items()
+        ]
+
+    async def aclose(self) -> None:
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        for child in self._children.values():
+            child.let_go()
+        self._children.clear()
+
+    async def _machine(self) -> Machine:
+        async with self._finding:
+            if self._found is None:
+                self._found = await asyncio.to_thread(Machine.look, self._settings)
+                for sandbox in await asyncio.to_thread(self._handles.all):
+                    if self._uids is not None and "uid" in sandbox.data:
+                        self._uids.sessions.hold(sandbox.id, int(sandbox.data["uid"]))
+            return self._found
+
+    def _started(self, machine: Machine, sandbox: Sandbox, image: Image, spec: SandboxSpec) -> Sandbox:
+        try:
+            return self._start(machine, sandbox, image, spec)
+        except OSError as exc:
+            msg = f"a sandbox could not be started: {exc}"
+            raise EngineUnavailable(msg) from exc
+
+    def _start(self, machine: Machine, sandbox: Sandbox, image: Image, spec: SandboxSpec) -> Sandbox:
+        uid = int(sandbox.data["uid"]) if "uid" in sandbox.data else None
+        resources = spec.resources
+        limits = session_limits(
+            pids=resources.pids,
+            nofile=spec.nofile,
+            memory_mb=resources.memory_mb,
+            own_uid=uid is not None,
+            memory_held=machine.groups.holds("memory"),
+        )
+        with ExitStack() as undo:
+            # Before all else, so that a crash at any point leaves something to find it by.
+            undo.callback(self._handles.remove, sandbox.id)
+            self._handles.write(sandbox)
+            built = self._images.located(image)
+            owner = os.geteuid() if uid is None else uid
+            undo.callback(Link.remove, self._settings.run_dir, sandbox.id)
+            link = Link.create(self._settings.run_dir, sandbox.id, owner=owner, peer_uid=owner)
+            undo.callback(link.close)
+            group = machine.groups.create(sandbox.id, GroupLimits(resources.memory_mb, resources.pids, resources.cpus))
+            undo.callback(group.remove)
+            argv = session_argv(
+                machine.host,
+                env=built.env,
+                lib=built.library,
+                link=link.directory,
+                prefix=interpreter_prefix(built.interpreter),
+                disk_mb=resources.disk_mb,
+            )
+            launched = launch(argv, uid=uid, limits=limits, cgroup=group, files=tmpfs_files(resources.disk_mb))
+            undo.callback(launched.kill)
+            data = {**sandbox.data, "pid": str(launched.pid), "start_time": launched.start_time}
+            started = replace(sandbox, data=data)
+            self._handles.write(started)
+            self._children[sandbox.id] = launched
+            self._links[sandbox.id] = link
+            undo.pop_all()
+        return started
+
+    def _stop(self, sandbox: Sandbox, child: Launched | None) -> None:
+        if "pid" in sandbox.data:
+            kill(int(sandbox.data["pid"]), sandbox.data["start_time"])
+        elif "uid" in sandbox.data:
+            kill_user(int(sandbox.data["uid"]))
+        if child is not None:
+            child.kill()
+        _cgroup(sandbox).remove()
+        Link.remove(self._settings.run_dir, sandbox.id)
+        self._handles.remove(sandbox.id)
+
+    def _reopen(self, sandbox: Sandbox) -> Link:
+        owner = int(sandbox.data["uid"]) if "uid" in sandbox.data else os.geteuid()
+        try:
+            return Link.reopen(self._settings.run_dir, sandbox.id, owner=owner, peer_uid=owner)
+        except OSError as exc:
+            raise _lost(sandbox) from exc
+
+
+def _runs(sandbox: Sandbox) -> bool:
+    return "pid" in sandbox.data and is_same_process(int(sandbox.data["pid"]), sandbox.data["start_time"])
+
+
+def _status(sandbox: Sandbox, child: Launched | None) -> SandboxStatus:
+    if _runs(sandbox) and not is_exiting(int(sandbox.data["pid"])):
+        return SandboxStatus(running=True, reason="running")
+    code = None if child is None else child.outer.poll()
+    if _cgroup(sandbox).ran_out_of_memory():
+        return SandboxStatus(running=False, exit_code=code, reason="oom")
+    return SandboxStatus(running=False, exit_code=code, reason="gone" if code is None else "exited")
+
+
+def _terminate(sandbox: Sandbox) -> None:
+    with suppress(ProcessLookupError):
+        if _runs(sandbox):
+            os.kill(int(sandbox.data["pid"]), signal.SIGTERM)
+
+
+def _cgroup(sandbox: Sandbox) -> Cgroup:
+    return Cgroup(tuple(Path(path) for path in sandbox.data["cgroups"].split(os.pathsep) if path))
+
+
+def _lost(sandbox: Sandbox) -> SandboxLost:
+    return SandboxLost(f"sandbox {sandbox.id} has ended")
+
+
+async def _ended(sandbox: Sandbox) -> None:
+    """Wait for the end of its process 1."""
+    if "pid" not in sandbox.data:
+        return
+    try:
+        pidfd = os.pidfd_open(int(sandbox.data["pid"]))
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        # Looked at once there is a descriptor: it may be of another process that has the pid now.
+        if await asyncio.to_thread(_runs, sandbox):
+            await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)

@@ -1,0 +1,201 @@
+"""DockerBackend: sandboxes as containers of an engine, which remembers them: labels say whose each is, and what."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from orchestrator.errors import KodouError, NotFound, SandboxLost
+from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
+from orchestrator.sandboxes.channel import RunnerChannel, greet
+from orchestrator.sandboxes.docker_engine import Engine
+from orchestrator.sandboxes.docker_host import Host
+from orchestrator.sandboxes.docker_images import DockerImages
+from orchestrator.sandboxes.docker_options import (
+    ENVIRONMENT_ID,
+    GIVEN,
+    HOSTS,
+    INSTANCE,
+    KIND,
+    SANDBOX,
+    SANDBOX_ID,
+    UID,
+    UNSET,
+    sandbox_body,
+)
+from orchestrator.sandboxes.docker_verbs import remove_container, start_container, stop_container
+from orchestrator.sandboxes.instance import instance_id
+from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.seccomp import profile_json
+from orchestrator.sandboxes.uids import Uids
+from orchestrator.settings import Settings
+
+CONTAINER_PREFIX = "kodou-"  # the sandbox's id follows
+# How often a sandbox whose runner has not greeted yet is looked at, for whether it still runs.
+_LOOK_S = 1.0
+
+
+class DockerBackend:
+    """Making one reads, or makes, a file of the data directory: it blocks for a moment."""
+
+    name = "docker"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine = Engine(settings)
+        self._instance = instance_id(settings.data_dir)
+        self._seccomp = profile_json()
+        self._hosts = settings.data_dir / "hosts"
+        self._links: dict[str, Link] = {}  # of sandboxes that nobody has connected to yet
+        self._host: Host | None = None
+        self._uids = Uids(settings.sandbox_uid_base, settings.sandbox_uid_count)
+        self._looking = asyncio.Lock()
+        self.images: ImageStore = DockerImages(settings, self._engine, instance=self._instance)
+
+    async def ping(self, *, timeout_s: float) -> None:
+        """Raises `EngineUnavailable` if the engine does not answer in time."""
+        await self._engine.ping(timeout_s=timeout_s)
+
+    async def start(self, image: Image, spec: SandboxSpec, *, labels: Mapping[str, str]) -> Sandbox:
+        host, uids = await self._ready()
+        sandbox_id = uuid4().hex
+        name = f"{CONTAINER_PREFIX}{sandbox_id}"
+        uid = uids.take(sandbox_id)
+        try:
+            link = await asyncio.to_thread(self._link, Link.create, sandbox_id, uid, host)
+            self._links[sandbox_id] = link
+            body = sandbox_body(
+                image.ref,
+                spec,
+                sandbox_id=sandbox_id,
+                environment_id=image.environment_id,
+                instance=self._instance,
+                uid=uid,
+                run_dir=link.directory,
+                hosts=self._hosts,
+                seccomp=self._seccomp,
+                runtime=self._settings.docker_runtime,
+                labels=labels,
+                unset=[name for name in image.labels.get(UNSET, "").split(",") if name],
+            )
+            container = await self._engine.run_through(partial(start_container, name=name, body=body))
+        except BaseException as exc:
+            with suppress(KodouError):  # the engine went away: what it has of it, `owned` finds later
+                await self._remove(sandbox_id, name)
+            if isinstance(exc, NotFound):
+                msg = f"the image of environment {image.environment_id} is gone; set the environment up again"
+                raise NotFound(msg) from exc
+            raise
+        return Sandbox(sandbox_id, self.name, image.environment_id, {"container": container, "uid": str(uid)}, labels)
+
+    async def connect(self, sandbox: Sandbox, *, timeout_s: float) -> RunnerChannel:
+        host, _ = await self._ready()
+        link = self._links.pop(sandbox.id, None)
+        if link is None:
+            try:
+                link = await asyncio.to_thread(self._link, Link.reopen, sandbox.id, int(sandbox.data["uid"]), host)
+            except OSError as exc:
+                msg = f"the link of sandbox {sandbox.id} is gone"
+                raise SandboxLost(msg) from exc
+        greeting = asyncio.create_task(greet(link, timeout_s))
+        try:
+            while not (await asyncio.wait([greeting], timeout=_LOOK_S))[0]:
+                status = await self.inspect(sandbox)
+                if not status.running:
+                    msg = f"sandbox {sandbox.id} ended before its runner connected: {status.reason}"
+                    raise SandboxLost(msg)
+        except BaseException:
+            greeting.cancel()
+            with suppress(asyncio.CancelledError, SandboxLost):
+                await (await greeting).aclose()
+            raise
+        return greeting.result()
+
+    async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
+        try:
+            found = await self._engine.run(lambda client: client.inspect_container(sandbox.data["container"]))
+        except NotFound:
+            return SandboxStatus(running=False, reason="gone")
+        return _status(found["State"])
+
+    async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
+        container = sandbox.data["container"]
+        if grace_s > 0:
+            await self._engine.run_through(partial(stop_container, name=container, grace_s=grace_s))
+        await self._remove(sandbox.id, container)
+
+    async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
+        wanted = {KIND: SANDBOX, INSTANCE: self._instance, **labels}
+        filters = {"label": [f"{name}={value}" for name, value in wanted.items()]}
+        found = await self._engine.run(lambda client: client.containers(all=True, filters=filters))
+        return [_sandbox(each["Id"], each["Labels"]) for each in found]
+
+    async def aclose(self) -> None:
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        await self._engine.aclose()
+
+    async def _remove(self, sandbox_id: str, container: str) -> None:
+        await self._engine.run_through(partial(remove_container, name=container))
+        link = self._links.pop(sandbox_id, None)
+        if link is not None:
+            link.close()
+        await asyncio.to_thread(Link.remove, self._settings.run_dir, sandbox_id)
+        self._uids.release(sandbox_id)
+
+    def _link(self, make: Callable[..., Link], sandbox_id: str, uid: int, host: Host) -> Link:
+        """Make or reopen a link. Blocks."""
+        return make(
+            self._settings.run_dir,
+            sandbox_id,
+            owner=uid if host.gives_files_away else None,
+            peer_uid=uid if host.sees_uids else None,
+        )
+
+    async def _ready(self) -> tuple[Host, Uids]:
+        """What the engine's host is like, and the user ids that are free there; found out once, before the first start."""
+        async with self._looking:
+            if self._host is None:
+                host = await self._engine.run(lambda client: Host.of(client.info(), self._settings))
+                uids = Uids(host.uid_base, host.uid_count)
+                for sandbox in await self.owned({}):
+                    uids.hold(sandbox.id, int(sandbox.data["uid"]))
+                await asyncio.to_thread(_write_file, self._hosts, HOSTS)
+                self._host, self._uids = host, uids
+        return self._host, self._uids
+
+
+def _sandbox(container: str, labels: Mapping[str, str]) -> Sandbox:
+    given = [name for name in labels.get(GIVEN, "").split(",") if name]
+    return Sandbox(
+        id=labels[SANDBOX_ID],
+        backend=DockerBackend.name,
+        environment_id=labels[ENVIRONMENT_ID],
+        data={"container": container, "uid": labels[UID]},
+        labels={name: labels[name] for name in given},
+    )
+
+
+def _write_file(path: Path, text: str) -> None:
+    """A new file under the old name: sandboxes that run have the old one mounted, and keep it."""
+    try:
+        if path.read_text() == text:
+            return
+    except FileNotFoundError:
+        pass
+    new = path.with_name(f".{path.name}-{uuid4().hex}")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(path)
+
+
+def _status(state: Mapping[str, Any]) -> SandboxStatus:
+    if state["Running"]:
+        return SandboxStatus(running=True, reason="running")
+    if state["Status"] == "created":  # a crash came between its creation and its start
+        return SandboxStatus(running=False, reason="exited")
+    return SandboxStatus(running=False, exit_code=state["ExitCode"], reason="oom" if state["OOMKilled"] else "exited")

@@ -1,0 +1,132 @@
+"""One connection to a runner: bytes in, checked frames out. Knows frames and sizes, not calls."""
+
+import asyncio
+from typing import Protocol, cast
+
+from runner.frames import HEADER
+
+# Enough for a usual frame in one piece, small enough to keep for every idle session.
+_SCRATCH_BYTES = 16 * 1024
+# What is set aside at a time for a large body: memory follows what has arrived, not what a header claims.
+_CHUNK_BYTES = 1024 * 1024
+
+
+class Owner(Protocol):
+    """Who holds the connections."""
+
+    def refuses(self, peer: "Peer", kind: int, length: int, call_id: int) -> str | None:
+        """Why a frame with this header may not come now; None if it may. Asked before its body is taken in."""
+
+    def received(self, peer: "Peer", kind: int, body: bytes) -> None:
+        """A whole frame that `refuses` let pass."""
+
+    def violated(self, peer: "Peer", reason: str) -> None:
+        """The connection carried what is no frame, or one that `refuses` named a reason against."""
+
+    def lost(self, peer: "Peer") -> None:
+        """The connection ended, by either side. May be called twice."""
+
+    def closed(self, peer: "Peer") -> None:
+        """Nothing of the connection is left; after `lost`, and not in the same turn of the loop as its end."""
+
+
+class Peer(asyncio.BufferedProtocol):
+    """The protocol of one accepted connection."""
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self.closed: asyncio.Future[None] = loop.create_future()  # nothing of the connection is left
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._deaf = False  # closed from this side: what still comes is not looked at
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._end = 0  # of what the scratch holds
+        # A body that does not end in the scratch: its header, the pieces so far, the piece being filled, bytes to come.
+        self._kind = 0
+        self._pieces: list[bytes | bytearray] = []
+        self._piece: bytearray | None = None
+        self._filled = 0
+        self._missing = 0
+
+    def send(self, header: bytes, body: bytes = b"") -> None:
+        """Send a frame; nothing waits. What the runner does not read is kept until `abort`."""
+        if self._transport is None or self._deaf:
+            return
+        if len(body) <= _SCRATCH_BYTES:
+            self._transport.write(header + body)
+        else:  # uvloop writes both in one go, without a copy
+            self._transport.write(header)
+            self._transport.write(body)
+
+    def abort(self) -> None:
+        """Close at once, in both directions; nothing that arrived before is handed on. May be called twice."""
+        self._deaf = True
+        self._pieces.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._deaf:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deaf = True
+        self._owner.lost(self)
+        if not self.closed.done():
+            self.closed.set_result(None)
+            self._owner.closed(self)
+
+    def eof_received(self) -> None:
+        # Said at once: a worker that died and its successor are told apart by this.
+        self._owner.lost(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._piece is None:
+            return self._scratch[self._end :]
+        return memoryview(self._piece)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._piece is None:
+            self._end += nbytes
+            self._read_scratch()
+            return
+        self._filled += nbytes
+        self._missing -= nbytes
+        if self._filled == len(self._piece):
+            self._pieces.append(self._piece)
+            self._next_piece()
+
+    def _read_scratch(self) -> None:
+        start = 0
+        while not self._deaf and self._end - start >= HEADER.size:
+            kind, _, length, extra, call_id = HEADER.unpack_from(self._scratch, start)
+            refusal = "a frame has attachments" if extra else self._owner.refuses(self, kind, length, call_id)
+            if refusal is not None:
+                self._owner.violated(self, refusal)
+                return
+            start += HEADER.size
+            stop = start + length
+            body = bytes(self._scratch[start : min(stop, self._end)])
+            if stop > self._end:
+                self._kind, self._missing = kind, stop - self._end
+                self._pieces = [body]
+                self._end = 0
+                self._next_piece()
+                return
+            start = stop
+            self._owner.received(self, kind, body)
+        left = self._end - start
+        if start:
+            self._scratch[:left] = self._scratch[start : self._end]
+        self._end = left
+
+    def _next_piece(self) -> None:
+        if self._missing:
+            self._piece = bytearray(min(self._missing, _CHUNK_BYTES))
+            self._filled = 0
+            return
+        self._piece = None
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        if not self._deaf:
+            self._owner.received(self, self._kind, body)

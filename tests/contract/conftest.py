@@ -1,0 +1,159 @@
+"""The backends that the contract suite runs against, each with an image of a bare interpreter.
+
+A further backend is one more context manager here and one more line in `CASES`.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import venv
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import runner
+
+from orchestrator.errors import NotFound
+from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend
+from orchestrator.sandboxes.bubblewrap import BubblewrapBackend
+from orchestrator.sandboxes.directory_images import BuiltDirectory
+from orchestrator.sandboxes.docker import DockerBackend
+from orchestrator.sandboxes.process import ProcessBackend
+from orchestrator.settings import Settings
+from tests.bubblewrap_fixtures import BubblewrapData
+from tests.conftest import engine_required
+from tests.docker_fixtures import DockerBase, docker_settings
+
+
+@dataclass(frozen=True)
+class BackendCase:
+    """One backend to hold to the contract."""
+
+    backend: SandboxBackend
+    image: Image
+    settings: Settings
+    renewed: Callable[[], SandboxBackend]  # another one over the same data directory, as after a crash
+    kill: Callable[[Sandbox], Awaitable[None]]  # end a sandbox behind the backend's back
+    labels: dict[str, str]  # which all that this run starts carries
+
+
+def unavailable(reason: str) -> None:
+    """An engine that is missing: a failure in CI, else no more than a skip."""
+    if engine_required():
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+# --- process ---
+
+
+class VenvImages:
+    """Images whose reference is a virtual environment's path."""
+
+    def located(self, image: Image) -> BuiltDirectory:
+        env = Path(image.ref)
+        if not env.is_dir():
+            msg = f"no environment at {env}"
+            raise NotFound(msg)
+        return BuiltDirectory(
+            env=env, library=Path(runner.__file__).parent.parent, interpreter=Path(sys.executable).resolve()
+        )
+
+
+@pytest.fixture(scope="session")
+def bare_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("environment") / "env"
+    venv.create(path, with_pip=False, symlinks=True)
+    return path
+
+
+@asynccontextmanager
+async def process_case(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[BackendCase]:
+    settings = Settings(data_dir=data_dir, backend="process", allow_process_backend=True)
+    image = bare_image("py-bare", ref=str(request.getfixturevalue("bare_venv")))
+
+    async def kill(sandbox: Sandbox) -> None:
+        os.kill(int(sandbox.data["pid"]), signal.SIGKILL)
+
+    def renewed() -> ProcessBackend:
+        return ProcessBackend(settings, VenvImages())
+
+    yield BackendCase(renewed(), image, settings, renewed, kill, run_labels())
+
+
+# --- docker ---
+
+
+@asynccontextmanager
+async def docker_case(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[BackendCase]:
+    base: DockerBase = request.getfixturevalue("docker_base")
+    settings = docker_settings(data_dir, base.name)
+
+    async def kill(sandbox: Sandbox) -> None:
+        await asyncio.to_thread(base.engine.kill, sandbox.data["container"])
+
+    def renewed() -> DockerBackend:
+        return DockerBackend(settings)
+
+    yield BackendCase(renewed(), base.image, settings, renewed, kill, run_labels())
+
+
+# --- bubblewrap ---
+
+
+@asynccontextmanager
+async def bubblewrap_case(request: pytest.FixtureRequest, _: Path) -> AsyncIterator[BackendCase]:
+    data: BubblewrapData = request.getfixturevalue("bubblewrap_data")
+
+    async def kill(sandbox: Sandbox) -> None:
+        os.kill(int(sandbox.data["pid"]), signal.SIGKILL)
+
+    def renewed() -> BubblewrapBackend:
+        return BubblewrapBackend(data.settings)
+
+    yield BackendCase(renewed(), data.image, data.settings, renewed, kill, run_labels())
+
+
+# Those that promise to keep a sandbox in. (A list of its own, so that no test has to skip a backend that does not.)
+ISOLATING = [
+    pytest.param(docker_case, id="docker", marks=pytest.mark.docker),
+    pytest.param(bubblewrap_case, id="bubblewrap", marks=pytest.mark.bubblewrap),
+]
+CASES = [pytest.param(process_case, id="process"), *ISOLATING]
+
+
+def bare_image(environment_id: str, *, ref: str) -> Image:
+    return Image(environment_id, ref, size_bytes=0, created_at=datetime.now(UTC), labels={})
+
+
+def run_labels() -> dict[str, str]:
+    return {"io.kodou.test-run": secrets.token_hex(8)}
+
+
+@asynccontextmanager
+async def _swept(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[BackendCase]:
+    """Whatever a test leaves running is stopped, and fails no other."""
+    async with request.param(request, data_dir) as case:
+        yield case
+        for sandbox in await case.backend.owned(case.labels):
+            await case.backend.stop(sandbox)
+        await case.backend.aclose()
+
+
+@pytest.fixture(params=CASES)
+async def backend_case(request: pytest.FixtureRequest, open_tmp_path: Path) -> AsyncIterator[BackendCase]:
+    """The backend under test."""
+    async with _swept(request, open_tmp_path / "data") as case:
+        yield case
+
+
+@pytest.fixture(params=ISOLATING)
+async def isolating_case(request: pytest.FixtureRequest, open_tmp_path: Path) -> AsyncIterator[BackendCase]:
+    """The backend under test, one that isolates."""
+    async with _swept(request, open_tmp_path / "data") as case:
+        yield case

@@ -1,0 +1,67 @@
+"""Packages made on the spot: a wheel, and a source whose build runs what a test wants."""
+
+import base64
+import hashlib
+import io
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+_BACKEND = """
+import zipfile
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    module = ""
+{at_build}
+    files = {{
+        "{name}.py": module,
+        "{name}-1.0.dist-info/METADATA": "Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n",
+        "{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    }}
+    record = "".join(f"{{path}},,\\n" for path in files)
+    with zipfile.ZipFile(f"{{directory}}/{name}-1.0-py3-none-any.whl", "w") as archive:
+        for path, text in {{**files, "{name}-1.0.dist-info/RECORD": record}}.items():
+            archive.writestr(path, text)
+    return "{name}-1.0-py3-none-any.whl"
+"""
+
+
+def wheel(directory: Path, *, name: str = "tiny", module: str = "def main():\n    return 5\n") -> Path:
+    """A wheel of one module, with a command that runs its `main`."""
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": module,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
+    }
+    record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
+    path = directory / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, text in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
+            archive.writestr(member, text)
+    return path
+
+
+def sdist(directory: Path, *, at_build: str = "", name: str = "fromsource") -> Path:
+    """A source with a build backend of its own, which needs nothing. `at_build` runs when it is built; what it leaves in
+    `module` is the source of the module."""
+    backend = _BACKEND.format(name=name, at_build=textwrap.indent(textwrap.dedent(at_build), "    "))
+    files = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        f'[project]\nname = "{name}"\nversion = "1.0"\n',
+        "backend.py": backend,
+    }
+    path = directory / f"{name}-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for member, text in files.items():
+            entry = tarfile.TarInfo(f"{name}-1.0/{member}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return path
+
+
+def _digest(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
