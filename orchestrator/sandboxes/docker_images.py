@@ -39,7 +39,8 @@ CONTAINER_PREFIX = "kodou-build-"  # of builders; the workspace's id follows
 
 
 class DockerImages:
-    """The `ImageStore` of the docker backend. Images are shared by all servers of an engine; `instance` is this one."""
+    """The `ImageStore` of the docker backend. All servers of an engine use each other's images and list, so prune, only
+    their own; `instance` is this one."""
 
     def __init__(self, settings: Settings, engine: Engine, *, instance: str) -> None:
         self._settings = settings
@@ -84,7 +85,8 @@ class DockerImages:
         return _image(environment_id, labels, found["Size"], _moment(found["Created"]))
 
     async def list(self) -> builtins.list[Image]:
-        wanted = {"label": [f"{KIND}={ENVIRONMENT_IMAGE}"]}
+        # Only what this server built: it cannot know what another one on the same engine still counts on.
+        wanted = {"label": [f"{KIND}={ENVIRONMENT_IMAGE}", f"{INSTANCE}={self._instance}"]}
         images = []
         for each in await self._engine.run(lambda client: client.images(filters=wanted)):
             labels = each.get("Labels") or {}

@@ -16,6 +16,7 @@ import pytest
 from orchestrator.errors import BuildFailed, DependencyUnresolvable, NotFound
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
 from orchestrator.sandboxes.bubblewrap import BubblewrapBackend
+from orchestrator.sandboxes.cgroups import Cgroup, CgroupSupport, GroupLimits
 from orchestrator.sandboxes.process import ProcessBackend
 from orchestrator.sandboxes.trees import MAX_DEPTH, delete
 from orchestrator.settings import Settings
@@ -41,6 +42,22 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+MADE: list[Cgroup] = []  # the control groups of the test under way
+
+
+@pytest.fixture(autouse=True)
+def made_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remember which there were: other servers of this machine have some, too."""
+    create = CgroupSupport.create
+
+    def remembered(support: CgroupSupport, name: str, limits: GroupLimits) -> Cgroup:
+        MADE.append(create(support, name, limits))
+        return MADE[-1]
+
+    MADE.clear()
+    monkeypatch.setattr(CgroupSupport, "create", remembered)
 
 
 @pytest.fixture
@@ -102,7 +119,7 @@ async def assert_nothing_is_left(backend: BubblewrapBackend, environment_id: str
     assert await backend.images.find(environment_id) is None
     assert list(settings.builds_dir.iterdir()) == []
     assert builders(settings) == []
-    assert groups() == []
+    assert [path for group in MADE for path in group.directories if path.exists()] == []
 
 
 def builders(settings: Settings) -> list[str]:
@@ -116,12 +133,6 @@ def builders(settings: Settings) -> list[str]:
         if str(settings.builds_dir) in command:
             found.append(command)
     return found
-
-
-def groups() -> list[Path]:
-    """Control groups that nobody is in any more. (Another server of this machine may have sandboxes.)"""
-    found = Path("/sys/fs/cgroup").glob("**/kodou/*/cgroup.procs")
-    return [path.parent for path in found if not path.read_bytes()]
 
 
 def groups_of_builders(settings: Settings) -> list[Path]:
@@ -393,7 +404,7 @@ async def test_a_build_ends_with_its_server_however_that_ends(
     await again.images.prepare()
     await again.aclose()
     assert list(backend._settings.builds_dir.iterdir()) == []
-    assert [path for path in groups_left if path in groups()] == []
+    assert [path for path in groups_left if path.exists()] == []
 
 
 async def test_what_a_crash_left_of_a_build_or_a_removal_goes_at_the_next_start(

@@ -1,0 +1,142 @@
+"""Clients that dawdle, on a real server and real sockets."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from orchestrator.api import connection
+
+pytestmark = pytest.mark.anyio
+
+
+class Served:
+    def __init__(self, api: Any, port: int) -> None:
+        self.api = api
+        self.port = port
+
+    async def exchange(self, *pieces: bytes, until_closed: bool = True) -> bytes:
+        """Send, and read until the server closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            async with asyncio.timeout(10):
+                return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def served(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    monkeypatch.setattr(connection, "SWEEP_S", 0.02)
+    api = await make_api(
+        default_version="3.12", header_timeout_s=0.2, body_timeout_s=0.2, reply_timeout_s=0.2, max_connections=5
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(api.app, http=connection.connections(api.settings), log_config=None, lifespan="on", ws="none")
+    )
+    serving = asyncio.create_task(server._serve([listener]))
+    sweeping = asyncio.create_task(connection.sweep(server))
+    async with asyncio.timeout(10):
+        while True:
+            await asyncio.sleep(0.01)
+            if server.started:
+                break
+    yield Served(api, listener.getsockname()[1])
+    server.should_exit = True
+    await serving
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
+    listener.close()
+
+
+def problem(reply: bytes) -> tuple[int, dict[str, Any]]:
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert b"x-request-id: " in head.lower()
+    return int(head.split()[1]), json.loads(body)
+
+
+async def test_a_head_that_does_not_end_is_cut_off(served: Served) -> None:
+    status, told = problem(await served.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: "))
+    assert (status, told["code"]) == (408, "request_timeout")
+
+
+async def test_so_is_who_never_says_a_word(served: Served) -> None:
+    assert problem(await served.exchange())[0] == 408
+
+
+@pytest.mark.parametrize("path", ["setup", "call"])
+async def test_a_body_that_does_not_end_is_cut_off(served: Served, path: str) -> None:
+    token = await served.api.token()
+    head = f"POST /environment/python/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\r\n"
+    status, told = problem(await served.exchange(head.encode(), b"{"))
+    assert (status, told["code"]) == (408, "request_timeout")
+    assert not served.api.sessions.calls
+
+
+async def test_bytes_that_are_no_http_are_a_problem_too(served: Served) -> None:
+    status, told = problem(await served.exchange(b"\x16\x03\x01\x02\x00 hello\r\n\r\n"))
+    assert (status, told["code"]) == (400, "invalid_request")
+
+
+async def test_length_and_chunks_together_are_refused_and_nothing_behind_them_is_served(served: Served) -> None:
+    smuggled = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = (
+        b"POST /environment/python/setup HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\n" + smuggled
+    )
+    reply = await served.exchange(request)
+    assert reply.startswith(b"HTTP/1.1 400")
+    assert reply.count(b"\r\n\r\n") == 1
+
+
+async def test_connections_past_the_bound_are_told_to_come_again(served: Served) -> None:
+    held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    status, told = problem(await served.exchange())
+    assert (status, told["code"]) == (503, "too_many_connections")
+    for _, writer in held:
+        writer.close()
+
+
+async def test_a_reply_that_nobody_reads_does_not_stay(served: Served) -> None:
+    from orchestrator.sandboxes.channel import Value
+
+    served.api.sessions.reply = Value(b"[" + b"0," * 20_000_000 + b"0]")
+    token = await served.api.token()
+    body = b'{"sessionid": "s", "namepath": "a"}'
+    sock = socket.create_connection(("127.0.0.1", served.port))
+    head = f"POST /environment/python/call HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await asyncio.sleep(1)
+    received = 0
+    with sock:
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(10):
+                while chunk := await loop.sock_recv(sock, 1 << 20):
+                    received += len(chunk)
+        except ConnectionResetError:
+            pass
+    assert received < len(served.api.sessions.reply.body)
+
+
+async def test_others_are_served_meanwhile_and_idle_connections_stay(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    for _ in range(3):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        assert json.loads(await reader.readexactly(length))["status"] == "ok"
+        await asyncio.sleep(0.3)  # longer than a head may take: between requests nothing is due
+    writer.close()
