@@ -1,0 +1,124 @@
+"""Environments: set one up and get a session on it; see which there are."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response, StreamingResponse
+
+from orchestrator.api import bodies, progress, replies
+from orchestrator.api.credentials import scoped
+from orchestrator.api.middleware import request_id
+from orchestrator.api.openapi import problems_described
+from orchestrator.api.operations import Operations
+from orchestrator.api.parts import Parts
+from orchestrator.api.schemas import EnvironmentDetail, LanguageReply, OperationReply, SetupBody, SetupReply
+from orchestrator.api.setups import Setup
+from orchestrator.auth.keys import Principal
+from orchestrator.environments.versions import match
+
+POLL_AFTER_S = 1
+
+
+def router(parts: Parts, operations: Operations) -> APIRouter:
+    routes = APIRouter(tags=["environments"])
+    setting_up = Annotated[Principal, Depends(scoped(parts.keys, "setup"))]
+    looking = Annotated[Principal, Depends(scoped(parts.keys, "setup", "call", "admin"))]
+
+    @routes.post(
+        "/environment/{language}/setup",
+        summary="Set up an environment and open a session on it",
+        response_class=Response,
+        responses={
+            200: {"model": SetupReply, "description": _SETUP_REPLY, "content": {progress.MEDIA_TYPE: {}}},
+            202: {"model": OperationReply, "description": "With `Prefer: respond-async`: poll `Location`."},
+            **problems_described(401, 403, 404, 413, 415, 422, 429, 503),
+        },
+        openapi_extra=bodies.described(SetupBody),
+    )
+    async def setup(language: str, request: Request, principal: setting_up) -> Response:
+        """Builds the image the first time; the same set is never built twice. A client that leaves does not stop it."""
+        body = await bodies.read(request, SetupBody, parts.settings)
+        streamed = progress.MEDIA_TYPE in request.headers.get("accept", "")
+        polled = not streamed and _prefers_async(request)
+        if polled:
+            operations.check_room(principal.owner)
+        begun = await Setup.begin(parts, principal, language, body)
+        if streamed:
+            return StreamingResponse(
+                progress.stream(begun, request_id(request.scope)),
+                media_type=progress.MEDIA_TYPE,
+                headers={"X-Accel-Buffering": "no"},  # nginx would hold the events back
+            )
+        if polled:
+            location = f"{request.url.path}/{operations.start(begun).id}"
+            return _building(location, "resolve", {"Preference-Applied": "respond-async"})
+        members = await begun.finish(request.is_disconnected)
+        return replies.reply(members or {})
+
+    @routes.get(
+        "/environment/{language}/setup/{operation}",
+        summary="The outcome of a setup that was asked for with `Prefer: respond-async`",
+        response_class=Response,
+        responses={
+            200: {"model": SetupReply, "description": "The setup's reply."},
+            202: {"model": OperationReply, "description": "Still building."},
+            **problems_described(401, 403, 404, 422, 429, 503),
+        },
+    )
+    async def poll(language: str, operation: str, request: Request, principal: setting_up) -> Response:
+        await parts.environments.offered(language)
+        found = operations.get(operation, principal.owner)
+        members = found.outcome()
+        return _building(request.url.path, found.phase) if members is None else replies.reply(members)
+
+    @routes.get(
+        "/environment/{language}",
+        summary="Interpreters on offer and environments built",
+        response_class=Response,
+        responses={200: {"model": LanguageReply}, **problems_described(401, 403, 404, 503)},
+    )
+    async def language(language: str, principal: looking) -> Response:
+        """Environments are shared by all who may set one up; who asked for one is not told."""
+        offered = await parts.environments.offered(language)
+        default = match(None, offered, parts.settings.default_version).version if offered else None
+        return replies.reply(
+            {
+                "error": False,
+                "language": language,
+                "versions": [interpreter.version for interpreter in offered],
+                "default": default,
+                "environments": [
+                    replies.environment_listed(environment) for environment in await parts.environments.list(language)
+                ],
+            }
+        )
+
+    @routes.get(
+        "/environment/{language}/{id}",
+        summary="One environment: exact packages, size, lock",
+        response_class=Response,
+        responses={200: {"model": EnvironmentDetail}, **problems_described(401, 403, 404, 503)},
+    )
+    async def environment(language: str, id: str, principal: looking) -> Response:
+        return replies.reply(replies.environment_detail(await parts.environments.get(language, id)))
+
+    return routes
+
+
+_SETUP_REPLY = (
+    "The session id and the environment. With `Accept: text/event-stream` a stream: `progress` events "
+    "(phase, package, bytes, total, line), then one `ready` event with this body or one `error` event with the problem."
+)
+
+
+def _prefers_async(request: Request) -> bool:
+    wishes = ",".join(request.headers.getlist("prefer")).split(",")
+    return any(wish.partition(";")[0].strip().lower() == "respond-async" for wish in wishes)
+
+
+def _building(location: str, phase: str, headers: dict[str, str] | None = None) -> Response:
+    return replies.reply(
+        {"error": False, "status": "building", "phase": phase, "location": location},
+        202,
+        {"Location": location, "Retry-After": str(POLL_AFTER_S), **(headers or {})},
+    )

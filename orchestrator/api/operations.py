@@ -1,0 +1,96 @@
+"""Setups that clients poll (`Prefer: respond-async`): kept for an hour after their end, seen by their owner alone."""
+
+import asyncio
+import secrets
+import time
+from contextlib import suppress
+
+from orchestrator import telemetry
+from orchestrator.api.replies import Members
+from orchestrator.api.setups import Setup
+from orchestrator.errors import Defect, KodouError, NotFound, RateLimited
+
+KEPT_S = 3600.0
+MAX_OPERATIONS = 1000
+MAX_PER_OWNER = 50
+_AFTER_S = 30.0
+
+
+class Operation:
+    """One setup under way, or its outcome."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.id = secrets.token_hex(16)
+        self.owner = setup.owner
+        self.phase = "resolve"
+        self.ended_at: float | None = None  # time.monotonic()
+        self._setup = setup
+        self._following = asyncio.create_task(self._follow())
+        self._task = asyncio.create_task(self._run())
+
+    def outcome(self) -> Members | None:
+        """The setup's body; None while it runs. Raises the setup's `KodouError`."""
+        return self._task.result() if self._task.done() else None
+
+    async def aclose(self) -> None:
+        for task in (self._task, self._following):
+            task.cancel()
+            with suppress(asyncio.CancelledError, KodouError):
+                await task
+
+    async def _run(self) -> Members:
+        try:
+            return await self._setup.finish() or {}
+        except KodouError:
+            raise
+        except Exception as exc:
+            telemetry.log.exception("unforeseen")
+            raise Defect(str(exc)) from exc
+        finally:
+            self.ended_at = time.monotonic()
+            self._following.cancel()
+
+    async def _follow(self) -> None:
+        with suppress(KodouError):  # `_run` has it too, and tells it
+            async for event in self._setup.build.events():
+                self.phase = event.phase
+
+
+class Operations:
+    def __init__(self) -> None:
+        self._known: dict[str, Operation] = {}
+
+    def check_room(self, owner: str) -> None:
+        """Raises: RateLimited: too many are under way or kept."""
+        self._forget()
+        running = [each for each in self._known.values() if each.ended_at is None]
+        if len(running) >= MAX_OPERATIONS or sum(each.owner == owner for each in running) >= MAX_PER_OWNER:
+            msg = "too many setups are being waited for"
+            raise RateLimited(msg, after_s=_AFTER_S)
+
+    def start(self, setup: Setup) -> Operation:
+        operation = Operation(setup)
+        self._known[operation.id] = operation
+        return operation
+
+    def get(self, id: str, owner: str) -> Operation:
+        """Raises: NotFound: unknown, forgotten, or another's."""
+        self._forget()
+        operation = self._known.get(id)
+        if operation is None or operation.owner != owner:
+            msg = "no such setup; its outcome is kept for an hour"
+            raise NotFound(msg)
+        return operation
+
+    async def aclose(self) -> None:
+        for operation in self._known.values():
+            await operation.aclose()
+        self._known.clear()
+
+    def _forget(self) -> None:
+        """Drop what is too old; and, of what has ended, the oldest past the bound."""
+        now = time.monotonic()
+        ended = [each for each in self._known.values() if each.ended_at is not None]
+        for position, each in enumerate(reversed(ended)):
+            if position >= MAX_OPERATIONS or (each.ended_at is not None and now - each.ended_at > KEPT_S):
+                del self._known[each.id]

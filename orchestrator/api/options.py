@@ -1,0 +1,67 @@
+"""What a session is opened with: a setup's wishes, the settings' defaults, and the settings' bounds. Pure."""
+
+import re
+
+from orchestrator.api.problems import InvalidMembers
+from orchestrator.api.schemas import ResourcesBody, SetupBody
+from orchestrator.errors import Forbidden
+from orchestrator.records import Resources
+from orchestrator.sessions.manager import SessionOptions
+from orchestrator.settings import Settings
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Fault = tuple[str, str]
+
+
+def session_options(body: SetupBody, settings: Settings) -> SessionOptions:
+    """Raises: InvalidMembers: names each member out of bounds, and its bound. Forbidden: egress is not allowed."""
+    resources = body.resources or ResourcesBody()
+    ttl_s = settings.session_ttl_s if body.ttl is None else body.ttl
+    env = body.env or {}
+    faults = [*_over(resources, settings), *_bad_env(env, settings)]
+    if ttl_s > settings.session_max_ttl_s:
+        faults.append(("ttl", f"at most {settings.session_max_ttl_s} seconds"))
+    if faults:
+        raise InvalidMembers(faults)
+    network = body.network or "none"
+    if network == "egress" and not settings.allow_egress:
+        msg = "this server does not allow network egress"
+        raise Forbidden(msg)
+    return SessionOptions(
+        resources=Resources(
+            memory_mb=settings.memory_mb if resources.memory_mb is None else resources.memory_mb,
+            cpus=settings.cpus if resources.cpus is None else resources.cpus,
+            pids=settings.pids if resources.pids is None else resources.pids,
+            disk_mb=settings.disk_mb if resources.disk_mb is None else resources.disk_mb,
+        ),
+        network=network,
+        env=env,
+        ttl_s=ttl_s,
+    )
+
+
+def _over(resources: ResourcesBody, settings: Settings) -> list[Fault]:
+    bounds: list[tuple[str, float | None, float]] = [
+        ("memory_mb", resources.memory_mb, settings.max_memory_mb),
+        ("cpus", resources.cpus, settings.max_cpus),
+        ("pids", resources.pids, settings.max_pids),
+        ("disk_mb", resources.disk_mb, settings.max_disk_mb),
+    ]
+    return [
+        (f"resources.{name}", f"at most {most:g}") for name, asked, most in bounds if asked is not None and asked > most
+    ]
+
+
+def _bad_env(env: dict[str, str], settings: Settings) -> list[Fault]:
+    if len(env) > settings.max_env_vars:
+        return [("env", f"at most {settings.max_env_vars} variables")]
+    if sum(len(name.encode()) + len(value.encode()) for name, value in env.items()) > settings.max_env_bytes:
+        return [("env", f"at most {settings.max_env_bytes} bytes of names and values")]
+    faults = []
+    for name, value in env.items():
+        if not _VARIABLE.fullmatch(name):
+            faults.append((f"env.{name[:100]}", "a variable's name is letters, digits and _, and begins with no digit"))
+        elif "\0" in value:
+            faults.append((f"env.{name[:100]}", "a value must not hold a NUL character"))
+    return faults

@@ -1,0 +1,156 @@
+"""The one strict way from a request's bytes to Python values.
+
+Refused, each with its reason: duplicate members, a byte order mark, what is not UTF-8, nesting past a set depth, lone
+surrogates, numbers that overflow, `NaN` and infinities where they make no sense. The framework's own parser lets some
+pass and answers 500 to others.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from itertools import accumulate
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from orchestrator.api.problems import MalformedRequest, UnsupportedMediaType
+from orchestrator.errors import InvalidRequest
+
+# CPython's own limit on the digits of an integer; past it, its parser raises.
+MAX_INTEGER_DIGITS = 4300
+
+_BOM = b"\xef\xbb\xbf"
+_NOT_JSON = frozenset({b"multipart/form-data", b"application/x-www-form-urlencoded"})
+_KEPT_FOR_DEPTH = b'[]{}"'
+_DROPPED_FOR_DEPTH = bytes(set(range(256)) - set(_KEPT_FOR_DEPTH))
+_STRING = re.compile(rb'"[^"]*"')
+_STEPS = bytes(1 if chr(byte) in "[{" else 255 for byte in range(256))  # as signed bytes: +1 and -1
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body. `middleware.Edge` bounds its size and time. Raises: ClientDisconnect."""
+    chunks: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def check_headers(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse bodies that are plainly something else. No content type, or an odd one, is taken for JSON.
+
+    Raises: UnsupportedMediaType: a form, or a compressed body.
+    """
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding != b"identity":
+        msg = "a body with a Content-Encoding is not accepted: send it as it is"
+        raise UnsupportedMediaType(msg)
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if media_type in _NOT_JSON:
+        msg = f"send the body as JSON with Content-Type: application/json, not {media_type.decode('ascii')}"
+        raise UnsupportedMediaType(msg)
+
+
+def loads(body: bytes, *, max_depth: int, any_number: bool = False) -> object:
+    """Parse a JSON body.
+
+    Args:    body: UTF-8 JSON. max_depth: levels of arrays and objects. any_number: accept NaN, infinities and numbers
+             of any size, as a call's arguments may hold them; integers too long for `int` come back as their digits.
+    Raises:  MalformedRequest: no JSON; says where. InvalidRequest: JSON that is refused, see above.
+    """
+    check_depth(body, max_depth=max_depth)
+    text = _decoded(body)
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_any_integer if any_number else _integer,
+            parse_float=float if any_number else _float,
+            parse_constant=float if any_number else _refuse_constant,
+        )
+    except json.JSONDecodeError as exc:
+        msg = f"the body is not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}"
+        raise MalformedRequest(msg) from exc
+    if _SURROGATE_ESCAPE.search(body):
+        _refuse_surrogates(value)
+    return value
+
+
+def may_be_deep(body: bytes, *, max_depth: int) -> bool:
+    """A cheap look: False clears the body, True means that `check_depth` has work to do."""
+    return body.count(b"[") + body.count(b"{") > max_depth
+
+
+def check_depth(body: bytes, *, max_depth: int) -> None:
+    """Raises: InvalidRequest: arrays and objects are nested deeper than `max_depth`.
+
+    Nearly every body is cleared by two counts. For the rest: escapes go, then everything but brackets and quotes, then
+    strings; the highest sum of +1 and -1 over what is left is the depth. Runs in C, some 25 ns a bracket.
+    """
+    if not may_be_deep(body, max_depth=max_depth):
+        return
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _DROPPED_FOR_DEPTH)
+    steps = memoryview(_STRING.sub(b"", bare).replace(b'"', b"").translate(_STEPS)).cast("b")
+    if max(accumulate(steps), default=0) > max_depth:
+        msg = f"the body is nested deeper than {max_depth} levels"
+        raise InvalidRequest(msg)
+
+
+def _decoded(body: bytes) -> str:
+    if not body:
+        msg = "the body is empty; a JSON object is expected"
+        raise MalformedRequest(msg)
+    if body.startswith(_BOM):
+        msg = "the body begins with a byte order mark; send UTF-8 without one"
+        raise MalformedRequest(msg)
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        msg = f"the body is not UTF-8: byte {exc.start}"
+        raise MalformedRequest(msg) from exc
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        msg = f"the member {twice[:100]!r} is there twice"
+        raise InvalidRequest(msg, field=twice[:100])
+    return members
+
+
+def _any_integer(digits: str) -> int | str:
+    return int(digits) if len(digits.lstrip("-")) <= MAX_INTEGER_DIGITS else digits
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
+        msg = f"an integer has more than {MAX_INTEGER_DIGITS} digits"
+        raise InvalidRequest(msg)
+    return int(digits)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        msg = f"the number {text[:40]} is too large"
+        raise InvalidRequest(msg)
+    return number
+
+
+def _refuse_constant(name: str) -> float:
+    msg = f"{name} is not JSON"
+    raise MalformedRequest(msg)
+
+
+def _refuse_surrogates(value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        msg = "a string holds half of a surrogate pair"
+        raise InvalidRequest(msg) from exc

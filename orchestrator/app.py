@@ -1,0 +1,105 @@
+"""The app, from parts passed in. Nothing happens at import."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route, compile_path
+from starlette.types import Receive, Scope, Send
+
+from orchestrator.api import bodies, calls, docs, environments, health, openapi, replies, sessions
+from orchestrator.api.middleware import Edge
+from orchestrator.api.operations import Operations
+from orchestrator.api.parts import Parts
+from orchestrator.api.problems import MethodNotAllowed
+from orchestrator.errors import Defect, KodouError, NotFound
+from orchestrator.settings import Settings
+
+__all__ = ["Parts", "create_app"]
+
+_CALL_PATH = compile_path(calls.PATH)[0]
+_DESCRIPTION = "Runs functions of any Python library in sandboxes, by name."
+
+
+class _App(FastAPI):
+    """Hands calls to their endpoint before the framework's own layers, which would cost a call as much again."""
+
+    def __init__(self, calling: calls.CallEndpoint, settings: Settings, **options: Any) -> None:
+        super().__init__(**options)
+        self._calling = calling
+        self._edge = Edge(calling, settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and (found := _CALL_PATH.fullmatch(scope["path"])):
+            scope["path_params"] = found.groupdict()
+            scope["endpoint"] = self._calling
+            await self._edge(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The API over `parts`. Its lifespan starts them and, at the end, drains and closes them."""
+    operations = Operations()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        parts.preparation.start()
+        await parts.environments.start()
+        await parts.sessions.start()
+        try:
+            yield
+        finally:
+            await parts.sessions.drain(parts.settings.shutdown_s)
+            await operations.aclose()
+            await parts.preparation.aclose()
+            await parts.environments.aclose()
+            await parts.sessions.aclose()
+            await parts.backend.aclose()
+            await parts.store.close()
+
+    calling = calls.CallEndpoint(parts.settings, parts.environments, parts.sessions, parts.keys)
+    app = _App(
+        calling,
+        parts.settings,
+        title="kodou",
+        version=version("kodou-server"),
+        summary=_DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        openapi_url=None,  # these pages load from other hosts; `api/docs.py` has ours
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={HTTPException: _http_problem, RequestValidationError: _validation_problem},
+    )
+    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    app.router.routes.append(Route(calls.PATH, calling, methods=["POST"]))  # for the 405 of other methods
+    app.include_router(environments.router(parts, operations))
+    app.include_router(sessions.router(parts))
+    app.include_router(health.router(parts))
+    app.include_router(docs.router(app))
+    app.add_middleware(Edge, settings=parts.settings)
+    return app
+
+
+async def _http_problem(request: Request, exc: Exception) -> Response:
+    """What the framework itself refuses: no such route, no such method there."""
+    error: KodouError = Defect(str(exc))
+    if isinstance(exc, HTTPException) and exc.status_code == 404:
+        error = NotFound(f"there is nothing at {request.url.path!r}")
+    if isinstance(exc, HTTPException) and exc.status_code == 405:
+        allow = (exc.headers or {}).get("Allow", "")
+        error = MethodNotAllowed(f"{request.method} is not among the methods here: {allow}", allow=allow)
+    return replies.problem(request, error)
+
+
+async def _validation_problem(request: Request, exc: Exception) -> Response:
+    """A query parameter or a header of the wrong kind; bodies have a way of their own."""
+    if not isinstance(exc, RequestValidationError):
+        raise exc
+    return replies.problem(request, bodies.invalid_members(exc.errors()))
