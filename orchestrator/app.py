@@ -49,9 +49,9 @@ def create_app(parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        parts.preparation.start()
+        await parts.sessions.start()  # first: it refuses a second server on this data directory
         await parts.environments.start()
-        await parts.sessions.start()
+        parts.preparation.start()
         try:
             yield
         finally:

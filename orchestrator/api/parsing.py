@@ -20,7 +20,7 @@ from orchestrator.errors import InvalidRequest
 MAX_INTEGER_DIGITS = 4300
 
 _BOM = b"\xef\xbb\xbf"
-_NOT_JSON = frozenset({b"multipart/form-data", b"application/x-www-form-urlencoded"})
+_NOT_JSON = frozenset({b"multipart/form-data"})
 _KEPT_FOR_DEPTH = b'[]{}"'
 _DROPPED_FOR_DEPTH = bytes(set(range(256)) - set(_KEPT_FOR_DEPTH))
 _STRING = re.compile(rb'"[^"]*"')
@@ -41,9 +41,9 @@ async def read_body(receive: Receive) -> bytes:
 
 
 def check_headers(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse bodies that are plainly something else. No content type, or an odd one, is taken for JSON.
+    """Refuse bodies that are plainly something else. Any other content type is taken for JSON, that of a plain `curl -d` too.
 
-    Raises: UnsupportedMediaType: a form, or a compressed body.
+    Raises: UnsupportedMediaType: a multipart form, or a compressed body.
     """
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding != b"identity":

@@ -32,7 +32,7 @@ STOP_S = 40.0
 REPLY_S = 240.0  # a first build from the index
 
 # What can hold sandboxes here: images and interpreters that the machine has (see scripts/base-image).
-BASE_IMAGES = os.environ.get("KODOU_TEST_BASE_IMAGES", '["kodou-base:bookworm"]')
+BASE_IMAGES = os.environ.get("KODOU_TEST_BASE_IMAGES", '["kodou-base:bookworm", "kodou-base:trixie"]')
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,11 @@ def test_settings_document_is_up_to_date() -> None:
     assert made.returncode == 0, "run scripts/settings-doc"
 
 
-@pytest.mark.parametrize("code", sorted({error.code for error in errors() if error is not Defect} - {"refused"}))
+# Not these: "refused" is abstract, and "unsafe_key" keeps the server from starting, so no client ever sees it.
+UNSEEN = {"refused", "unsafe_key"}
+
+
+@pytest.mark.parametrize("code", sorted({error.code for error in errors() if error is not Defect} - UNSEEN))
 def test_every_code_is_explained(code: str) -> None:
     assert f"`{code}`" in (ROOT / "docs" / "api.md").read_text()
 

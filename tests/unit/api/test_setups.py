@@ -150,7 +150,7 @@ async def test_egress_is_forbidden_unless_the_operator_allows_it(api: Any) -> No
 
 
 async def test_a_form_is_refused_with_what_to_send(api: Any) -> None:
-    reply = await api.client.post(URL, data={"version": "3"}, headers=await api.bearer())
+    reply = await api.client.post(URL, files={"version": b"3"}, headers=await api.bearer())
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
     assert "application/json" in reply.json()["detail"]
 
