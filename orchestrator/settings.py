@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     )
     base_packages: tuple[str, ...] = Field(
         (),
-        description="Docker: Debian packages to add to those, such as `build-essential` for packages that are C source (JSON list).",
+        description="Docker: Debian packages to add to those, such as `build-essential` for packages that are C source.",
     )
     interpreters: tuple[Path, ...] = Field(
         (),

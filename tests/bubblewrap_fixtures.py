@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.sandboxes.backend import BuildOrder, Image
-from orchestrator.sandboxes.bubblewrap import BubblewrapBackend, check
+from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend, check
 from orchestrator.settings import Settings
 from tests.conftest import engine_required
 

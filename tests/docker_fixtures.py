@@ -15,7 +15,7 @@ import docker.errors
 import pytest
 
 from orchestrator.sandboxes.backend import BuildOrder, Image, Interpreter
-from orchestrator.sandboxes.docker import DockerBackend
+from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.settings import Settings
 from tests.conftest import engine_required
 

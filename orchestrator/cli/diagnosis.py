@@ -16,8 +16,8 @@ from orchestrator.environments.index import Index
 from orchestrator.environments.uv import ca_bundle
 from orchestrator.errors import KodouError
 from orchestrator.sandboxes.backend import SandboxBackend
-from orchestrator.sandboxes.bubblewrap import promises as bubblewrap_promises
-from orchestrator.sandboxes.docker_host import docker_promises
+from orchestrator.sandboxes.bubblewrap.backend import promises as bubblewrap_promises
+from orchestrator.sandboxes.docker.host import docker_promises
 from orchestrator.settings import Settings
 
 PROMISES = {"docker": docker_promises, "bubblewrap": bubblewrap_promises}  # process promises nothing

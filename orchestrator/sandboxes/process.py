@@ -18,10 +18,10 @@ from uuid import uuid4
 
 from orchestrator.errors import EngineUnavailable, SandboxLost
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
-from orchestrator.sandboxes.builders import run_plainly
 from orchestrator.sandboxes.channel import RunnerChannel, greet
-from orchestrator.sandboxes.directory_images import BuiltDirectory, DirectoryImages
-from orchestrator.sandboxes.handles import HandleFiles, is_same_process, process_start_time
+from orchestrator.sandboxes.directories.builders import run_plainly
+from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process, process_start_time
+from orchestrator.sandboxes.directories.images import BuiltDirectory, DirectoryImages
 from orchestrator.sandboxes.link import SOCKET_NAME, Link
 from orchestrator.settings import Settings
 

@@ -4,9 +4,9 @@ import asyncio
 
 from orchestrator.errors import EngineUnavailable, KodouError
 from orchestrator.sandboxes.backend import SandboxBackend
-from orchestrator.sandboxes.bubblewrap import BubblewrapBackend
-from orchestrator.sandboxes.bubblewrap import check as check_bubblewrap
-from orchestrator.sandboxes.docker import DockerBackend
+from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
+from orchestrator.sandboxes.bubblewrap.backend import check as check_bubblewrap
+from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.process import ProcessBackend
 from orchestrator.settings import Settings
 

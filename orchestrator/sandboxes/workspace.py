@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from orchestrator.sandboxes.trees import delete
+from orchestrator.sandboxes.directories.trees import delete
 from orchestrator.telemetry import log
 
 _PREFIX = "build-"

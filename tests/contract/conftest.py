@@ -20,9 +20,9 @@ import runner
 
 from orchestrator.errors import NotFound
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend
-from orchestrator.sandboxes.bubblewrap import BubblewrapBackend
-from orchestrator.sandboxes.directory_images import BuiltDirectory
-from orchestrator.sandboxes.docker import DockerBackend
+from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
+from orchestrator.sandboxes.directories.images import BuiltDirectory
+from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.process import ProcessBackend
 from orchestrator.settings import Settings
 from tests.bubblewrap_fixtures import BubblewrapData

@@ -15,10 +15,10 @@ import pytest
 
 from orchestrator.errors import BuildFailed, DependencyUnresolvable, NotFound
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
-from orchestrator.sandboxes.bubblewrap import BubblewrapBackend
-from orchestrator.sandboxes.cgroups import Cgroup, CgroupSupport, GroupLimits
+from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
+from orchestrator.sandboxes.bubblewrap.cgroups import Cgroup, CgroupSupport, GroupLimits
+from orchestrator.sandboxes.directories.trees import MAX_DEPTH, delete
 from orchestrator.sandboxes.process import ProcessBackend
-from orchestrator.sandboxes.trees import MAX_DEPTH, delete
 from orchestrator.settings import Settings
 from tests.bubblewrap_fixtures import BubblewrapData
 from tests.made_packages import sdist, wheel
@@ -30,7 +30,7 @@ BUILDING_SERVER = """
 import asyncio, sys
 from pathlib import Path
 from orchestrator.sandboxes.backend import BuildOrder
-from orchestrator.sandboxes.bubblewrap import BubblewrapBackend
+from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
 from orchestrator.settings import Settings
 
 async def main():

@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator.errors import BuildFailed, DependencyUnresolvable
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image
-from orchestrator.sandboxes.docker import DockerBackend
-from orchestrator.sandboxes.docker_options import builder_body
+from orchestrator.sandboxes.docker.backend import DockerBackend
+from orchestrator.sandboxes.docker.options import builder_body
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sandboxes.seccomp import profile_json
 from orchestrator.sandboxes.workspace import Workspace

@@ -12,8 +12,8 @@ import pytest
 from docker.utils import kwargs_from_env
 
 from orchestrator.errors import EngineUnavailable, NotFound, SandboxLost
-from orchestrator.sandboxes.docker import DockerBackend
-from orchestrator.sandboxes.docker_options import sandbox_body
+from orchestrator.sandboxes.docker.backend import DockerBackend
+from orchestrator.sandboxes.docker.options import sandbox_body
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sandboxes.seccomp import profile_json
 from orchestrator.sandboxes.selection import select_backend

@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.sandboxes.backend import Sandbox, SandboxSpec
-from orchestrator.sandboxes.bubblewrap import BubblewrapBackend, check, promises
-from orchestrator.sandboxes.handles import is_same_process
+from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend, check, promises
+from orchestrator.sandboxes.directories.handles import is_same_process
 from orchestrator.settings import Settings
 from tests.bubblewrap_fixtures import BubblewrapData
 from tests.sandbox_calls import RESOURCES, SPEC, Calls, connected, running
@@ -380,7 +380,7 @@ async def test_what_cannot_be_had_is_told(bubblewrap_data: BubblewrapData, monke
     assert held["namespaces"]
     assert held["system call filter"]
     assert not held["network egress"]
-    monkeypatch.setattr("orchestrator.sandboxes.bubblewrap_host.TOOLS_PATH", "/nowhere")
+    monkeypatch.setattr("orchestrator.sandboxes.bubblewrap.host.TOOLS_PATH", "/nowhere")
     monkeypatch.setenv("PATH", "/nowhere")
     assert "not installed" in (await check(bubblewrap_data.settings) or "")
     (broken,) = await promises(bubblewrap_data.settings)

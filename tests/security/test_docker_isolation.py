@@ -17,7 +17,7 @@ import pytest
 from orchestrator.errors import BuildFailed
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder
 from orchestrator.sandboxes.build_log import MAX_EVENTS
-from orchestrator.sandboxes.docker import DockerBackend
+from orchestrator.sandboxes.docker.backend import DockerBackend
 from tests.docker_fixtures import DockerBase, build_order, docker_settings
 from tests.made_packages import sdist, wheel
 from tests.sandbox_calls import Calls, running

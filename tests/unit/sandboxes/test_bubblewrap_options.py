@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sandboxes import bubblewrap_options as options
-from orchestrator.sandboxes.bubblewrap_options import Host, Mount
+from orchestrator.sandboxes.bubblewrap import options as options
+from orchestrator.sandboxes.bubblewrap.options import Host, Mount
 
 HOST = Host(
     bwrap="/usr/bin/bwrap",

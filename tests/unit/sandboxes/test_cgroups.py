@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sandboxes import cgroups
-from orchestrator.sandboxes.cgroups import Cgroup, CgroupSupport, GroupLimits
+from orchestrator.sandboxes.bubblewrap import cgroups
+from orchestrator.sandboxes.bubblewrap.cgroups import Cgroup, CgroupSupport, GroupLimits
 
 LIMITS = GroupLimits(memory_mb=64, pids=10, cpus=0.5)
 MEMORY = str(64 * 1024**2)

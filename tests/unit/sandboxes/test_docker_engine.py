@@ -12,7 +12,7 @@ import requests.exceptions
 import urllib3.exceptions
 
 from orchestrator.errors import EngineUnavailable, KodouError, NotFound
-from orchestrator.sandboxes.docker_engine import Engine, EngineConflict, EngineRefused, engine_errors
+from orchestrator.sandboxes.docker.engine import Engine, EngineConflict, EngineRefused, engine_errors
 from orchestrator.settings import Settings
 
 

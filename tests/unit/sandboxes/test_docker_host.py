@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.sandboxes.docker_host import Host, docker_promises, engine_promises
+from orchestrator.sandboxes.docker.host import Host, docker_promises, engine_promises
 from orchestrator.settings import Settings
 
 GOOD: dict[str, Any] = {

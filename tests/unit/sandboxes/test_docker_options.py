@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import SandboxSpec
-from orchestrator.sandboxes.docker_options import builder_body, sandbox_body
+from orchestrator.sandboxes.docker.options import builder_body, sandbox_body
 
 MB = 1024 * 1024
 ABSENT = object()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.sandboxes.backend import Sandbox
-from orchestrator.sandboxes.handles import HandleFiles, is_same_process, process_start_time
+from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process, process_start_time
 
 SANDBOX = Sandbox("a" * 32, "process", "py3.12-x", {"pid": "1"}, {"io.kodou.instance": "i"})
 

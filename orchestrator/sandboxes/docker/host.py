@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import KodouError
-from orchestrator.sandboxes.docker_engine import Engine
+from orchestrator.sandboxes.docker.engine import Engine
 from orchestrator.sandboxes.promises import Promise
 from orchestrator.settings import Settings
 

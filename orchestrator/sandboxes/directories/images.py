@@ -20,12 +20,12 @@ from typing import Any
 from packaging.version import Version
 
 from orchestrator.errors import BuildFailed, Defect, KodouError, NotFound
-from orchestrator.sandboxes import trees
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
-from orchestrator.sandboxes.bubblewrap_options import Mount
+from orchestrator.sandboxes.bubblewrap.options import Mount
 from orchestrator.sandboxes.builder_commands import Builder, BuilderCommands
-from orchestrator.sandboxes.builders import BuilderJob, BuilderRuns, WatchedBuilder, WriteLimits, building
-from orchestrator.sandboxes.handles import HandleFiles
+from orchestrator.sandboxes.directories import trees
+from orchestrator.sandboxes.directories.builders import BuilderJob, BuilderRuns, WatchedBuilder, WriteLimits, building
+from orchestrator.sandboxes.directories.handles import HandleFiles
 from orchestrator.sandboxes.interpreters import candidates, described
 from orchestrator.sandboxes.layout import BUILD, BUILDER_COMMAND, ENV, INDEX, LIB
 from orchestrator.sandboxes.library import sources_digest, write_library

@@ -12,10 +12,10 @@ from docker import APIClient
 
 from orchestrator.errors import KodouError
 from orchestrator.sandboxes.builder_commands import Ended
-from orchestrator.sandboxes.docker_engine import Engine
-from orchestrator.sandboxes.docker_options import MB
-from orchestrator.sandboxes.docker_verbs import Attachment, create_container, gone_is_success, remove_container
-from orchestrator.sandboxes.trees import TreeTooDeep, measure
+from orchestrator.sandboxes.directories.trees import TreeTooDeep, measure
+from orchestrator.sandboxes.docker.engine import Engine
+from orchestrator.sandboxes.docker.options import MB
+from orchestrator.sandboxes.docker.verbs import Attachment, create_container, gone_is_success, remove_container
 
 # How often what a builder has written is looked at, at most; looking takes no more than a fifth of the time.
 WATCH_S = 1.0

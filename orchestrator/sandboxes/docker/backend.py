@@ -11,10 +11,10 @@ from uuid import uuid4
 from orchestrator.errors import KodouError, NotFound, SandboxLost
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
 from orchestrator.sandboxes.channel import RunnerChannel, greet
-from orchestrator.sandboxes.docker_engine import Engine
-from orchestrator.sandboxes.docker_host import Host
-from orchestrator.sandboxes.docker_images import DockerImages
-from orchestrator.sandboxes.docker_options import (
+from orchestrator.sandboxes.docker.engine import Engine
+from orchestrator.sandboxes.docker.host import Host
+from orchestrator.sandboxes.docker.images import DockerImages
+from orchestrator.sandboxes.docker.options import (
     ENVIRONMENT_ID,
     GIVEN,
     HOSTS,
@@ -26,7 +26,7 @@ from orchestrator.sandboxes.docker_options import (
     UNSET,
     sandbox_body,
 )
-from orchestrator.sandboxes.docker_verbs import remove_container, start_container, stop_container
+from orchestrator.sandboxes.docker.verbs import remove_container, start_container, stop_container
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.seccomp import profile_json

@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from orchestrator.errors import EngineUnavailable
-from orchestrator.sandboxes.bubblewrap_host import Machine
-from orchestrator.sandboxes.bubblewrap_launch import Launched, launch
-from orchestrator.sandboxes.bubblewrap_options import (
+from orchestrator.sandboxes.bubblewrap.cgroups import Cgroup, GroupLimits
+from orchestrator.sandboxes.bubblewrap.host import Machine
+from orchestrator.sandboxes.bubblewrap.launch import Launched, launch
+from orchestrator.sandboxes.bubblewrap.options import (
     BUILDER_PIDS,
     builder_argv,
     builder_limits,
     interpreter_prefix,
     tmpfs_files,
 )
-from orchestrator.sandboxes.builders import BuilderJob, BuilderProcess, close_pipes, own_thread
-from orchestrator.sandboxes.cgroups import Cgroup, GroupLimits
+from orchestrator.sandboxes.directories.builders import BuilderJob, BuilderProcess, close_pipes, own_thread
 from orchestrator.sandboxes.uids import Uids
 from orchestrator.settings import Settings
 

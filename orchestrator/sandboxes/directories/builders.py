@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from orchestrator.sandboxes.bubblewrap_options import Mount
+from orchestrator.sandboxes.bubblewrap.options import Mount
 from orchestrator.sandboxes.builder_commands import Ended
+from orchestrator.sandboxes.directories.trees import TreeTooDeep, measure
 from orchestrator.sandboxes.layout import VARIABLES
-from orchestrator.sandboxes.trees import TreeTooDeep, measure
 
 MB = 1024 * 1024
 # How often what a builder has written is looked at, at most; looking takes no more than a fifth of the time.

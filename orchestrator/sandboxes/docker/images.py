@@ -13,9 +13,9 @@ from packaging.version import Version
 from orchestrator.errors import KodouError, NotFound
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
 from orchestrator.sandboxes.builder_commands import Builder, BuilderCommands
-from orchestrator.sandboxes.docker_builder import Limits, building, layer_bytes
-from orchestrator.sandboxes.docker_engine import Engine, EngineConflict
-from orchestrator.sandboxes.docker_options import (
+from orchestrator.sandboxes.docker.builder import Limits, building, layer_bytes
+from orchestrator.sandboxes.docker.engine import Engine, EngineConflict
+from orchestrator.sandboxes.docker.options import (
     BUILDER,
     ENVIRONMENT_ID,
     ENVIRONMENT_IMAGE,
@@ -26,8 +26,8 @@ from orchestrator.sandboxes.docker_options import (
     REPOSITORY,
     builder_body,
 )
-from orchestrator.sandboxes.docker_runner_image import RunnerImage, ensure, remove_superseded
-from orchestrator.sandboxes.docker_verbs import commit_container, inspect_image, remove_container
+from orchestrator.sandboxes.docker.runner_image import RunnerImage, ensure, remove_superseded
+from orchestrator.sandboxes.docker.verbs import commit_container, inspect_image, remove_container
 from orchestrator.sandboxes.interpreters import described
 from orchestrator.sandboxes.layout import BUILD, INDEX
 from orchestrator.sandboxes.seccomp import profile_json

@@ -15,8 +15,8 @@ from docker.errors import BuildError, ImageNotFound
 from docker.utils import parse_repository_tag
 
 from orchestrator.sandboxes import library
-from orchestrator.sandboxes.docker_options import INSTANCE, KIND, RUNNER_IMAGE, UNSET
-from orchestrator.sandboxes.docker_verbs import gone_is_success, inspect_image
+from orchestrator.sandboxes.docker.options import INSTANCE, KIND, RUNNER_IMAGE, UNSET
+from orchestrator.sandboxes.docker.verbs import gone_is_success, inspect_image
 from orchestrator.sandboxes.layout import VARIABLES
 
 REPOSITORY = "kodou/runner"
@@ -103,7 +103,7 @@ def _dockerfile() -> bytes:
     shipped = files("orchestrator.sandboxes") / DOCKERFILE  # in the wheel
     if shipped.is_file():
         return shipped.read_bytes()
-    return (Path(__file__).parents[2] / DOCKERFILE).read_bytes()  # in the repository
+    return (Path(__file__).parents[3] / DOCKERFILE).read_bytes()  # in the repository
 
 
 def _digest(base_id: str, sources: Mapping[str, bytes], packages: tuple[str, ...]) -> str:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxLost
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
-from orchestrator.sandboxes.bubblewrap_builder import BubblewrapBuilders
-from orchestrator.sandboxes.bubblewrap_host import Machine, UserIds, check, promises
-from orchestrator.sandboxes.bubblewrap_launch import Launched, is_exiting, kill, kill_user, launch
-from orchestrator.sandboxes.bubblewrap_options import interpreter_prefix, session_argv, session_limits, tmpfs_files
-from orchestrator.sandboxes.cgroups import Cgroup, GroupLimits
+from orchestrator.sandboxes.bubblewrap.builder import BubblewrapBuilders
+from orchestrator.sandboxes.bubblewrap.cgroups import Cgroup, GroupLimits
+from orchestrator.sandboxes.bubblewrap.host import Machine, UserIds, check, promises
+from orchestrator.sandboxes.bubblewrap.launch import Launched, is_exiting, kill, kill_user, launch
+from orchestrator.sandboxes.bubblewrap.options import interpreter_prefix, session_argv, session_limits, tmpfs_files
 from orchestrator.sandboxes.channel import RunnerChannel, greet
-from orchestrator.sandboxes.directory_images import DirectoryImages
-from orchestrator.sandboxes.handles import HandleFiles, is_same_process
+from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process
+from orchestrator.sandboxes.directories.images import DirectoryImages
 from orchestrator.sandboxes.link import Link
 from orchestrator.settings import Settings
 

@@ -20,10 +20,10 @@ from typing import BinaryIO
 
 from orchestrator.errors import EngineUnavailable
 from orchestrator.sandboxes import seccomp
-from orchestrator.sandboxes.cgroups import Cgroup
-from orchestrator.sandboxes.handles import is_same_process, process_start_time
-from orchestrator.sandboxes.tmpfs import await_mounts, limit_files
-from orchestrator.sandboxes.wrapping import as_user, limited
+from orchestrator.sandboxes.bubblewrap.cgroups import Cgroup
+from orchestrator.sandboxes.bubblewrap.tmpfs import await_mounts, limit_files
+from orchestrator.sandboxes.bubblewrap.wrapping import as_user, limited
+from orchestrator.sandboxes.directories.handles import is_same_process, process_start_time
 
 START_TIMEOUT_S = 20.0
 KILL_TIMEOUT_S = 10.0

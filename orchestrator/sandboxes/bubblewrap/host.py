@@ -12,8 +12,9 @@ from pathlib import Path
 
 from orchestrator.errors import EngineUnavailable, KodouError
 from orchestrator.sandboxes import seccomp
-from orchestrator.sandboxes.bubblewrap_launch import Launched, launch
-from orchestrator.sandboxes.bubblewrap_options import (
+from orchestrator.sandboxes.bubblewrap.cgroups import CgroupSupport
+from orchestrator.sandboxes.bubblewrap.launch import Launched, launch
+from orchestrator.sandboxes.bubblewrap.options import (
     ETC_FILES,
     MASKED_DIRECTORIES,
     MASKED_FILES,
@@ -22,10 +23,9 @@ from orchestrator.sandboxes.bubblewrap_options import (
     tmpfs_files,
     trial_argv,
 )
-from orchestrator.sandboxes.cgroups import CgroupSupport
+from orchestrator.sandboxes.bubblewrap.wrapping import TOOLS_PATH
 from orchestrator.sandboxes.promises import Promise
 from orchestrator.sandboxes.uids import Uids
-from orchestrator.sandboxes.wrapping import TOOLS_PATH
 from orchestrator.settings import Settings
 
 BUILD_UIDS = 64  # set apart from those of sessions; builders take one each while they run
