@@ -62,6 +62,8 @@ def kodou(backend: str, data_dir: Path) -> Iterator[tuple[int, str]]:
     finally:
         process.terminate()
         process.wait(60)
+        # Images outlive their data directory, and the next run is to find none.
+        subprocess.run([KODOU, "images", "prune", "--backend", backend, "--all", "--yes"], env=environment, check=False)
 
 
 @contextmanager
