@@ -6,10 +6,11 @@ from contextvars import ContextVar
 from functools import lru_cache
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from orchestrator.settings import Settings
 
+disable_created_metrics()  # a series more for each, that nobody reads
 REGISTRY = CollectorRegistry()
 
 _CALL_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 20, 60)

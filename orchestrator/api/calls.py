@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from signal import SIGKILL
 from time import perf_counter
 from typing import cast
 
@@ -204,6 +205,8 @@ def rendered(reply: Reply, request_id: str) -> tuple[str, int, list[Header], byt
             return _restarted("timeout", "the call did not end within its timeout and was stopped")
         case WorkerDied(exit_code, signal):
             how = f"by signal {signal}" if signal else f"with exit code {exit_code}"
+            if signal == SIGKILL:  # a deadline is told apart from this, so few other causes are left
+                how += ", most likely because it took more memory than the session has"
             ended = {"signal": signal} if signal else {"exit_code": exit_code}
             return _restarted("worker_died", f"the interpreter that ran the call ended {how}", ended)
         case RefusedCall(code, detail, field):

@@ -1,5 +1,6 @@
 """`kodou demo`: to see that all of it works here."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +15,12 @@ ANSWER = 12
 
 NEXT = """
 Next:
-  kodou keys create me                  makes a key; the last line is its API id
-  kodou serve                           runs a server on http://127.0.0.1:8000, its API documented under /docs
+  {kodou} keys create me     makes a key; the last line is its API id
+  {kodou} serve              runs a server on http://127.0.0.1:8000, its API documented under /docs
 
   export KODOU_URL=http://127.0.0.1:8000 KODOU_TOKEN=<the API id>
-  export KODOU_SESSION=$(kodou setup numpy)
-  kodou call numpy.linalg.norm '[3, 4]'
+  export KODOU_SESSION=$({kodou} setup numpy)
+  {kodou} call numpy.linalg.norm '[3, 4]'
 
 or without the client:
 {curl}
@@ -54,4 +55,6 @@ def demo(
     if value != ANSWER:
         msg = f"the answer should be {ANSWER}"
         raise KodouError(msg)
-    typer.echo(NEXT.format(curl=curl("$KODOU_URL", "$KODOU_TOKEN")), err=True)
+    # As it was called, so that the lines can be copied where it is not on the PATH.
+    kodou = "kodou" if shutil.which("kodou") else sys.argv[0]
+    typer.echo(NEXT.format(kodou=kodou, curl=curl("$KODOU_URL", "$KODOU_TOKEN")), err=True)

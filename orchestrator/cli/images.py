@@ -17,6 +17,7 @@ from orchestrator.errors import NotFound
 if TYPE_CHECKING:
     from orchestrator.environments.images import ImageReport, Inventory, Pruned
     from orchestrator.settings import Settings
+    from orchestrator.store.base import Store
 
 Backend = Annotated[
     str | None, typer.Option("--backend", help="Whose images: docker, bubblewrap or process; KODOU_BACKEND if unset.")
@@ -144,8 +145,19 @@ def prune(
 async def _opened_inventory(settings: "Settings") -> AsyncIterator["Inventory"]:
     from orchestrator.environments.images import Inventory
 
-    async with opened_store(settings) as store, opened_backend(settings) as backend:
-        yield Inventory(settings, store, backend.images)
+    async with opened_store(settings) as store:
+        if settings.backend == "auto":
+            settings = settings.model_copy(update={"backend": await _used_last(store)})
+        async with opened_backend(settings) as backend:
+            yield Inventory(settings, store, backend.images)
+
+
+async def _used_last(store: "Store") -> str:
+    """The backend whose environments this data directory holds: `auto` may take another now than its server did."""
+    from orchestrator.records import Environment
+
+    environments = await store.list(Environment)
+    return max(environments, key=lambda each: each.last_used_at).backend if environments else "auto"
 
 
 def _tell(pruned: "list[Pruned]", verb: str) -> None:

@@ -120,7 +120,9 @@ class DirectoryImages:
             interpreter = described(line, base=str(executable), digest=_sha256([*parts, line.decode(errors="replace")]))
             await self._compile_library(interpreter)
         except (KodouError, OSError) as exc:
-            log.warning("interpreter_unusable", interpreter=str(executable), error=str(exc))
+            # One that was asked for is missed; one that was come across is not.
+            tell = log.warning if self._settings.interpreters else log.debug
+            tell("interpreter_unusable", interpreter=str(executable), error=str(exc))
             return None
         return interpreter
 

@@ -1,10 +1,18 @@
 """`kodou images`, on a backend in memory."""
 
+import asyncio
 import json
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from orchestrator.records import Environment, EnvironmentState
+from orchestrator.settings import Settings
+from orchestrator.store.sql import open_store
+from tests.unit.cli.engine import NOW
 
 Kodou = Callable[..., Any]
 
@@ -77,3 +85,32 @@ def test_prune_asks_on_a_terminal(
     monkeypatch.setattr("sys.stdin", Terminal())
     assert kodou("images", "prune", "--all").code == 0
     assert len(backend.images.held) == left
+
+
+def test_without_a_backend_the_one_that_was_used_last_is_meant(kodou: Kodou, backend: Any, own_data_dir: Path) -> None:
+    async def remember() -> None:
+        kept = open_store(Settings(data_dir=own_data_dir))
+        for name, used in (("docker", NOW - timedelta(days=2)), ("bubblewrap", NOW)):
+            await kept.add(
+                Environment(
+                    id=f"py3.12-{name}",
+                    language="python",
+                    version="3.12.4",
+                    packages={},
+                    lock="",
+                    backend=name,
+                    image_ref=None,
+                    size_bytes=0,
+                    state=EnvironmentState.READY,
+                    reason="",
+                    since=used,
+                    created_at=used,
+                    last_used_at=used,
+                )
+            )
+        await kept.close()
+
+    own_data_dir.mkdir()
+    asyncio.run(remember())
+    kodou("images", "list")
+    assert backend.selected == ["bubblewrap"]
