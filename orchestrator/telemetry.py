@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from orchestrator.settings import Settings
 
-disable_created_metrics()  # a series more for each, that nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, that nobody reads
 REGISTRY = CollectorRegistry()
 
 _CALL_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 20, 60)

@@ -72,9 +72,15 @@ class Server:
         self.log = data_dir / "server.log"
         self._environment = {**os.environ, **environment, "KODOU_DATA_DIR": str(data_dir)}
         self._clients: list[httpx.Client] = []
+        self.key = functools.cache(self._key)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or start it again on the same data directory and port; clients made before go on to work."""
+        port = self.url.rpartition(":")[2] if hasattr(self, "url") else "0"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [KODOU, "serve", "--backend", backend, "--port", "0"],
+                [KODOU, "serve", "--backend", self.backend, "--port", port],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -82,7 +88,6 @@ class Server:
                 start_new_session=True,
             )
         self.url = self._ready()
-        self.key = functools.cache(self._key)
 
     def client(self, owner: str = "ada", **options: Any) -> httpx.Client:
         """A client that shows a key of `owner`, with further options of `_key`."""
@@ -141,8 +146,9 @@ class Server:
         until = time.monotonic() + READY_S
         while time.monotonic() < until and self.process.poll() is None:
             try:
-                url = str(json.loads((self.data_dir / "server.json").read_text())["url"])
-                if httpx.get(f"{url}/readyz").status_code == 200:
+                told = json.loads((self.data_dir / "server.json").read_text())
+                url = str(told["url"])
+                if told["pid"] == self.process.pid and httpx.get(f"{url}/readyz").status_code == 200:
                     return url
             except (OSError, ValueError, httpx.TransportError):
                 pass

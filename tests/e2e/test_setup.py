@@ -53,6 +53,18 @@ def test_versions_match_by_their_parts(server: Any) -> None:
         session.close()
 
 
+@pytest.mark.docker
+@pytest.mark.parametrize("server", ["docker"], indirect=True, scope="session")
+def test_two_interpreters_are_on_offer_and_each_is_what_it_says(server: Any) -> None:
+    offered = server.client().get("/environment/python").json()["versions"]
+    assert len({version.rpartition(".")[0] for version in offered}) >= 2
+    for version in offered:
+        session = server.session(version=version.rpartition(".")[0])
+        assert session.setup["environment"]["version"] == version
+        assert session.value("platform.python_version") == version
+        session.close()
+
+
 @pytest.mark.parametrize("version", ["2", "2.7", "3.99", "4", "", "3.", "three", "3.12.4.5", ">=3", "03", "٣"])
 def test_a_version_not_on_offer_is_refused_with_those_that_are(server: Any, version: str) -> None:
     reply = server.client().post(SETUP, json={"version": version})
