@@ -69,7 +69,7 @@ def test_failures_are_told_apart(code: int, log: str, from_source: bool, kind: t
 def test_the_resolver_is_quoted_without_what_is_not_the_callers() -> None:
     log = (
         "warning: something\nerror: \x1b[1mNo solution\x1b[0m in /var/lib/kodou/uv-cache/x.toml"
-        " via https://user:secret@index.example/simple/numpy/ and (/root/a/b)\r\n" + "x" * 10_000
+        " via https://user:secret@index.example/simple/numpy/ and (/srv/a/b)\r\n" + "x" * 10_000
     )
     text = explanation(log)
     assert text.startswith("No solution in <path> via https://index.example/simple/numpy/ and (<path>)\nxxx")
