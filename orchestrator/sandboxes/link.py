@@ -105,6 +105,19 @@ class Link:
         on_connection(connection)
 
 
+async def opened(make: Callable[[], Link]) -> Link:
+    """A link made or reopened by `make`, in a thread. Raises `OSError`."""
+    making = asyncio.ensure_future(asyncio.to_thread(make))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        # The thread goes on, and nobody else will hear of the socket that it opens.
+        await asyncio.wait({making})
+        if making.exception() is None:
+            making.result().close()
+        raise
+
+
 def _shared_directory(path: Path) -> None:
     """Make a directory that sandboxes' user ids may traverse and not list."""
     path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)

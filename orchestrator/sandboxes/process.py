@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -22,7 +23,7 @@ from orchestrator.sandboxes.channel import RunnerChannel, greet
 from orchestrator.sandboxes.directories.builders import run_plainly
 from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process, process_start_time
 from orchestrator.sandboxes.directories.images import BuiltDirectory, DirectoryImages
-from orchestrator.sandboxes.link import SOCKET_NAME, Link
+from orchestrator.sandboxes.link import SOCKET_NAME, Link, opened
 from orchestrator.settings import Settings
 
 _POLL_S = 0.005
@@ -55,7 +56,7 @@ class ProcessBackend:
         link = self._links.pop(sandbox.id, None)
         if link is None:
             try:
-                link = await asyncio.to_thread(Link.reopen, self._run_dir, sandbox.id, peer_uid=os.geteuid())
+                link = await opened(partial(Link.reopen, self._run_dir, sandbox.id, peer_uid=os.geteuid()))
             except OSError as exc:
                 msg = f"the link of sandbox {sandbox.id} is gone"
                 raise SandboxLost(msg) from exc

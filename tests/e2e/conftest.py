@@ -219,8 +219,8 @@ def require(backend: str) -> None:
     pytest.skip(reason)
 
 
+# Those that isolate; `process` has the contract suite and a few tests of the command line.
 BACKENDS = [
-    "process",
     pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
     pytest.param("docker", marks=pytest.mark.docker),
 ]

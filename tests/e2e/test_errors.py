@@ -189,13 +189,11 @@ while True:
 """
 
 
-def test_what_a_timed_out_call_started_is_dead_with_it(server: Any, own_session: Any) -> None:
-    if server.backend == "process":
-        return  # has no namespace to end; it promises nothing of the kind
-    before = len(host_pids(own_session, server.backend))
+def test_what_a_timed_out_call_started_is_dead_with_it(own_session: Any) -> None:
+    before = len(host_pids(own_session))
     assert own_session.call("exec", DAEMON, timeout=500)["code"] == "timeout"
     own_session.value("math.sqrt", 4)
-    assert len(host_pids(own_session, server.backend)) == before
+    assert len(host_pids(own_session)) == before
 
 
 @pytest.mark.parametrize(
@@ -209,10 +207,8 @@ def test_a_worker_that_ends_is_told_with_how_it_ended(
     assert reply.items() >= ended.items()
 
 
-def host_pids(session: Any, backend: str) -> list[int]:
+def host_pids(session: Any) -> list[int]:
     """The processes of a session's sandbox, as this machine numbers them."""
-    if backend == "process":
-        return [session.value("os.getppid"), session.value("os.getpid")]
     namespace = session.value("os.readlink", "/proc/self/ns/pid")
     found = []
     for entry in Path("/proc").iterdir():
@@ -223,7 +219,7 @@ def host_pids(session: Any, backend: str) -> list[int]:
 
 
 def test_a_sandbox_killed_from_outside_is_replaced(server: Any, own_session: Any) -> None:
-    pids = host_pids(own_session, server.backend)
+    pids = host_pids(own_session)
     assert pids
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -239,7 +235,7 @@ def test_a_sandbox_killed_from_outside_is_replaced(server: Any, own_session: Any
 
 
 def test_a_sandbox_killed_under_a_call_is_told_soon(server: Any, own_session: Any) -> None:
-    pids = host_pids(own_session, server.backend)
+    pids = host_pids(own_session)
     replies: list[tuple[float, httpx.Response]] = []
 
     def ask() -> None:

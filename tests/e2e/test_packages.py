@@ -4,14 +4,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import BACKENDS
 from tests.e2e.packages import PACKAGES, Package
 
 pytestmark = [pytest.mark.index, pytest.mark.slow]
 
 
-# Not on plain processes: one of the packages runs code of its own while it is built.
-@pytest.mark.parametrize("server", BACKENDS[1:], indirect=True, scope="session")
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.dependency)
 def test_a_package_is_set_up_and_called(server: Any, package: Package) -> None:
     session = server.session(dependencies=[package.dependency])

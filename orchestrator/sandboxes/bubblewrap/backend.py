@@ -11,6 +11,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxLost
@@ -23,7 +24,7 @@ from orchestrator.sandboxes.bubblewrap.options import interpreter_prefix, sessio
 from orchestrator.sandboxes.channel import RunnerChannel, greet
 from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process
 from orchestrator.sandboxes.directories.images import DirectoryImages
-from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.link import Link, opened
 from orchestrator.settings import Settings
 
 __all__ = ["BubblewrapBackend", "check", "promises"]
@@ -82,7 +83,7 @@ class BubblewrapBackend:
             raise _lost(sandbox)
         link = self._links.pop(sandbox.id, None)
         if link is None:
-            link = await asyncio.to_thread(self._reopen, sandbox)
+            link = await opened(partial(self._reopen, sandbox))
 
         async def ended() -> str | None:
             status = await self.inspect(sandbox)

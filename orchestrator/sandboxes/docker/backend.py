@@ -28,7 +28,7 @@ from orchestrator.sandboxes.docker.options import (
 )
 from orchestrator.sandboxes.docker.verbs import remove_container, start_container, stop_container
 from orchestrator.sandboxes.instance import instance_id
-from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.link import Link, opened
 from orchestrator.sandboxes.seccomp import profile_json
 from orchestrator.sandboxes.uids import Uids
 from orchestrator.settings import Settings
@@ -65,7 +65,7 @@ class DockerBackend:
         name = f"{CONTAINER_PREFIX}{sandbox_id}"
         uid = uids.take(sandbox_id)
         try:
-            link = await asyncio.to_thread(self._link, Link.create, sandbox_id, uid, host)
+            link = await opened(partial(self._link, Link.create, sandbox_id, uid, host))
             self._links[sandbox_id] = link
             body = sandbox_body(
                 image.ref,
@@ -96,7 +96,7 @@ class DockerBackend:
         link = self._links.pop(sandbox.id, None)
         if link is None:
             try:
-                link = await asyncio.to_thread(self._link, Link.reopen, sandbox.id, int(sandbox.data["uid"]), host)
+                link = await opened(partial(self._link, Link.reopen, sandbox.id, int(sandbox.data["uid"]), host))
             except OSError as exc:
                 msg = f"the link of sandbox {sandbox.id} is gone"
                 raise SandboxLost(msg) from exc

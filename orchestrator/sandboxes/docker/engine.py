@@ -50,7 +50,7 @@ def engine_errors() -> Iterator[None]:
     except docker.errors.APIError as exc:
         status = exc.status_code or 500
         if status >= 500:
-            raise _unavailable(exc) from exc
+            raise _unavailable() from exc
         refused = EngineConflict if status == _CONFLICT else EngineRefused
         raise refused(_explained(exc), status=status) from exc
     except (
@@ -63,16 +63,15 @@ def engine_errors() -> Iterator[None]:
         urllib3.exceptions.ProxySchemeUnsupported,
         OSError,
     ) as exc:
-        raise _unavailable(exc) from exc
+        raise _unavailable() from exc
 
 
 def _explained(exc: docker.errors.APIError) -> str:
     return f"the container engine refused: {exc.explanation}"
 
 
-def _unavailable(exc: Exception) -> EngineUnavailable:
-    # The reason may hold paths of this host, so it goes to the log and not to the caller.
-    log.warning("engine_unavailable", error=f"{type(exc).__name__}: {exc}"[:2000])
+def _unavailable() -> EngineUnavailable:
+    # The reason may hold paths of this host, so it goes to the log (`Engine.run`) and not to the caller.
     return EngineUnavailable("the container engine did not do what it was asked; try again")
 
 
@@ -93,6 +92,14 @@ class Engine:
     async def run(self, work: Callable[[APIClient], T]) -> T:
         """Do blocking `work` in a thread. If the caller is cancelled meanwhile, the work still runs to its end.
         Raises what `engine_errors` does."""
+        try:
+            return await self._run(work)
+        except EngineUnavailable as exc:
+            cause = exc.__cause__
+            log.warning("engine_unavailable", error=f"{type(cause).__name__}: {cause}"[:2000])
+            raise
+
+    async def _run(self, work: Callable[[APIClient], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
 
     async def run_through(self, work: Callable[[APIClient], T]) -> T:
@@ -107,10 +114,10 @@ class Engine:
             raise
 
     async def ping(self, *, timeout_s: float) -> None:
-        """Raises `EngineUnavailable` if no engine answers in time."""
+        """Raises `EngineUnavailable` if no engine answers in time. Who asks says so, or takes another: it is not logged."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self.run(lambda client: client.ping())
+                await self._run(lambda client: client.ping())
         except TimeoutError as exc:
             msg = f"no container engine answered within {timeout_s:g} s"
             raise EngineUnavailable(msg) from exc
