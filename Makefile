@@ -12,6 +12,7 @@ check: ## lint, types and fast tests: no engine, no network
 	@scripts/check
 
 bench: ## measure setups and calls on every backend
+	@scripts/install test
 	@.venv/bin/python -m benchmarks
 
 clean: ## remove what the build made here (not the data directory)
