@@ -182,6 +182,9 @@ def running(backend: str, **settings: str) -> Iterator[Server]:
             server.stop()
             if backend == "docker":
                 remove_containers(data_dir)
+                server.kodou(
+                    "images", "prune", "--backend", "docker", "--all", "--yes"
+                )  # they outlive the data directory
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 
