@@ -1,6 +1,7 @@
 """Environments become directories of this host, built in bubblewrap; nothing that failed or lied leaves a trace."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -140,9 +141,10 @@ def groups_of_builders(settings: Settings) -> list[Path]:
     found = []
     for path in Path("/sys/fs/cgroup").glob("**/kodou/*/cgroup.procs"):
         for pid in path.read_text().split():
-            parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-            if str(settings.builds_dir) in Path(f"/proc/{parent}/cmdline").read_text():
-                found.append(path.parent)
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+                if str(settings.builds_dir) in Path(f"/proc/{parent}/cmdline").read_text():
+                    found.append(path.parent)
     return found
 
 
@@ -390,11 +392,13 @@ async def test_a_build_ends_with_its_server_however_that_ends(
         sys.executable, "-c", BUILDING_SERVER, bubblewrap_data.settings.data_dir, source, stdout=asyncio.subprocess.PIPE
     )
     assert server.stdout is not None
-    await server.stdout.readuntil(b"building\n")
-    assert builders(backend._settings)
-    groups_left = await asyncio.to_thread(groups_of_builders, backend._settings)
-    server.kill()
-    await server.wait()
+    try:
+        await server.stdout.readuntil(b"building\n")
+        assert builders(backend._settings)
+        groups_left = await asyncio.to_thread(groups_of_builders, backend._settings)
+    finally:
+        server.kill()
+        await server.wait()
     async with asyncio.timeout(10):
         while builders(backend._settings):  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -34,6 +34,8 @@ class Connection:
         self.writer = writer
 
     async def send(self, data: bytes) -> None:
+        if self.writer.is_closing():  # uvloop refuses a write then, asyncio drops it
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 
