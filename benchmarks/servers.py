@@ -48,6 +48,9 @@ def kodou(backend: str, data_dir: Path) -> Iterator[tuple[int, str]]:
     environment = ENVIRONMENT | {
         "KODOU_DATA_DIR": str(data_dir),
         "KODOU_MAX_SESSIONS_PER_OWNER": "500",
+        "KODOU_REQUESTS_PER_S": "1000000",  # one key, as fast as it can
+        "KODOU_BURST_REQUESTS": "1000000",
+        "KODOU_SETUPS_PER_S": "1000000",
         "KODOU_LOG_LEVEL": "warning",
         "KODOU_KEEP_SESSIONS": "false",
     }

@@ -21,7 +21,7 @@ class Wire:
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
         """A request's bytes, to be sent as often as wanted."""
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {self._token}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self._token}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body

@@ -13,7 +13,7 @@ from starlette.routing import Route, compile_path
 from starlette.types import Receive, Scope, Send
 
 from orchestrator.api import bodies, calls, docs, environments, health, openapi, replies, sessions
-from orchestrator.api.middleware import Edge
+from orchestrator.api.middleware import Edge, HeldBytes
 from orchestrator.api.operations import Operations
 from orchestrator.api.parts import Parts
 from orchestrator.api.problems import MethodNotAllowed
@@ -29,10 +29,10 @@ _DESCRIPTION = "Runs functions of any Python library in sandboxes, by name."
 class _App(FastAPI):
     """Hands calls to their endpoint before the framework's own layers, which would cost a call as much again."""
 
-    def __init__(self, calling: calls.CallEndpoint, settings: Settings, **options: Any) -> None:
+    def __init__(self, calling: calls.CallEndpoint, settings: Settings, held: HeldBytes, **options: Any) -> None:
         super().__init__(**options)
         self._calling = calling
-        self._edge = Edge(calling, settings)
+        self._edge = Edge(calling, settings, held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and (found := _CALL_PATH.fullmatch(scope["path"])):
@@ -63,10 +63,12 @@ def create_app(parts: Parts) -> FastAPI:
             await parts.backend.aclose()
             await parts.store.close()
 
-    calling = calls.CallEndpoint(parts.settings, parts.environments, parts.sessions, parts.keys)
+    calling = calls.CallEndpoint(parts)
+    held = HeldBytes(parts.settings.max_held_bytes)
     app = _App(
         calling,
         parts.settings,
+        held,
         title="kodou",
         version=version("kodou-server"),
         summary=_DESCRIPTION,
@@ -75,15 +77,17 @@ def create_app(parts: Parts) -> FastAPI:
         openapi_url=None,  # these pages load from other hosts; `api/docs.py` has ours
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,  # the redirect would go to whatever the Host header says
         exception_handlers={HTTPException: _http_problem, RequestValidationError: _validation_problem},
     )
-    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.describe(app, parts.settings)  # type: ignore[method-assign]
     app.router.routes.append(Route(calls.PATH, calling, methods=["POST"]))  # for the 405 of other methods
     app.include_router(environments.router(parts, operations))
     app.include_router(sessions.router(parts))
     app.include_router(health.router(parts))
     app.include_router(docs.router(app))
-    app.add_middleware(Edge, settings=parts.settings)
+    app.add_middleware(Edge, settings=parts.settings, held=held)
     return app
 
 
@@ -93,9 +97,16 @@ async def _http_problem(request: Request, exc: Exception) -> Response:
     if isinstance(exc, HTTPException) and exc.status_code == 404:
         error = NotFound(f"there is nothing at {request.url.path!r}")
     if isinstance(exc, HTTPException) and exc.status_code == 405:
-        allow = (exc.headers or {}).get("Allow", "")
+        allow = _allowed(request) or (exc.headers or {}).get("Allow", "")
         error = MethodNotAllowed(f"{request.method} is not among the methods here: {allow}", allow=allow)
     return replies.problem(request, error)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of the path that was asked for; the framework has a route of its own for each, and tells one's."""
+    path = getattr(request.scope.get("route"), "path", "")
+    described = request.app.openapi()["paths"].get(path, {})
+    return ", ".join(sorted(method.upper() for method in described))
 
 
 async def _validation_problem(request: Request, exc: Exception) -> Response:

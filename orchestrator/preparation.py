@@ -2,21 +2,30 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Protocol
 
 from orchestrator import telemetry
 from orchestrator.environments.versions import match
 from orchestrator.errors import EngineUnavailable, KodouError
-from orchestrator.sandboxes.backend import ImageStore, Interpreter
+from orchestrator.sandboxes.backend import Interpreter
 from orchestrator.settings import Settings
 
 _AGAIN_S = 10.0
 _LOOK_S = 0.1
 
 
+class Prepared(Protocol):
+    """What is prepared: an `ImageStore`, or what stands before one."""
+
+    async def prepare(self) -> None: ...
+
+    async def interpreters(self) -> list[Interpreter]: ...
+
+
 class Preparation:
     """Runs `images.prepare`, again after a failure, until something is on offer."""
 
-    def __init__(self, settings: Settings, images: ImageStore) -> None:
+    def __init__(self, settings: Settings, images: Prepared) -> None:
         self._settings = settings
         self._images = images
         self._task: asyncio.Task[None] | None = None

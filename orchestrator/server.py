@@ -18,6 +18,7 @@ from orchestrator import telemetry
 from orchestrator.api.connection import connections, sweep
 from orchestrator.app import Parts, create_app
 from orchestrator.auth.keys import Keys
+from orchestrator.auth.limits import Limits
 from orchestrator.auth.tokens import Tokens
 from orchestrator.environments.builds import Environments
 from orchestrator.preparation import Preparation
@@ -56,7 +57,7 @@ async def serve(settings: Settings) -> None:
                 backlog=BACKLOG,
             )
         )
-        async with _swept(server):
+        async with _swept(server, settings):
             with _announced(listener, settings):
                 await server.serve(sockets=[listener])
     finally:
@@ -77,6 +78,7 @@ async def _parts(settings: Settings) -> Parts:
         sessions=SessionManager(settings, store, backend, tokens),
         keys=Keys(store, tokens, settings.data_dir),
         tokens=tokens,
+        limits=Limits(settings),
     )
 
 
@@ -98,8 +100,8 @@ def _listener(settings: Settings) -> socket.socket:
 
 
 @asynccontextmanager
-async def _swept(server: uvicorn.Server) -> AsyncIterator[None]:
-    task = asyncio.create_task(sweep(server), name="sweep connections")
+async def _swept(server: uvicorn.Server, settings: Settings) -> AsyncIterator[None]:
+    task = asyncio.create_task(sweep(server, settings.max_unread_bytes), name="sweep connections")
     try:
         yield
     finally:

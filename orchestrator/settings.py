@@ -4,6 +4,8 @@
 """
 
 import os
+import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BackendName = Literal["auto", "docker", "bubblewrap", "process"]
+_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -70,6 +73,28 @@ class Settings(BaseSettings):
         2_000_000, ge=1000, description="First of the user ids that sandboxes run under, one each."
     )
     sandbox_uid_count: int = Field(60_000, ge=1, description="How many user ids sandboxes may take.")
+    landlock: Literal["off", "auto", "required"] = Field(
+        "auto",
+        description="Bubblewrap: the kernel's Landlock as a second wall. `required`: refuse to start without it.",
+    )
+    required_promises: tuple[str, ...] = Field(
+        (),
+        description="Promises, by their names in `kodou doctor`, without which the server refuses to start (JSON list).",
+    )
+
+    # --- the engine apart ---
+    driver_socket: Path | None = Field(
+        None,
+        description="Socket of a `kodou driver`, which then holds the engine in place of the server's own process.",
+    )
+    driver_users: tuple[str, ...] = Field(
+        (),
+        description="Users, by name or id, that a driver serves besides its own and its socket directory's owner (JSON list).",
+    )
+    wheels_dir: Path = Field(
+        default_factory=lambda data: data["data_dir"] / "wheels",
+        description="Package files, written by the fetcher only. A driver reads them from the server's data directory.",
+    )
 
     # --- package index ---
     index_url: str = Field("https://pypi.org/simple", description="The one package index. Never mixed with another.")
@@ -91,6 +116,9 @@ class Settings(BaseSettings):
     max_dependency_bytes: int = Field(200, ge=1, description="Length of one dependency string.")
     max_builds: int = Field(2, ge=1, description="Builds that run at once; more wait.")
     max_builds_waiting: int = Field(50, ge=0, description="Builds that may wait; more are refused with 429.")
+    max_builds_per_owner: int = Field(
+        20, ge=1, description="Builds of one owner that may run or wait; more are refused with 429."
+    )
     build_timeout_s: float = Field(600, gt=0, description="How long one build may take, from resolving to the image.")
     build_memory_mb: int = Field(2048, ge=128, description="Memory of a builder sandbox.")
     build_disk_mb: int = Field(4096, ge=16, description="What one environment may take on disk.")
@@ -120,7 +148,44 @@ class Settings(BaseSettings):
     max_pids: int = Field(1024, ge=8, description="Most processes that a setup may ask for.")
     disk_mb: int = Field(256, ge=1, description="Size of a sandbox's /tmp, if setup names none. Counts as its memory.")
     max_disk_mb: int = Field(2048, ge=1, description="Largest /tmp that a setup may ask for.")
-    allow_egress: bool = Field(False, description='Let a setup ask for `"network": "egress"`.')
+    allow_egress: bool = Field(
+        False,
+        description='Let keys with the scope `egress` ask for `"network": "egress"`: a proxy to public addresses.',
+    )
+    egress_ports: tuple[int, ...] = Field((80, 443), description="Ports that egress may reach (JSON list).")
+    egress_hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts that egress may reach: names, or `*.example.org` for all below one (JSON list); default: any public.",
+    )
+    egress_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description="Networks that egress may reach besides public ones (JSON list); loopback, link-local, own: never.",
+    )
+    egress_denied_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description="Networks that egress may not reach though public (JSON list), such as your own.",
+    )
+    egress_proxy: str | None = Field(
+        None,
+        description="HTTP proxy for all egress, as `index_proxy`. It resolves names: let it refuse private addresses.",
+    )
+    egress_max_connections: int = Field(
+        2048, ge=1, description="Connections of all sandboxes through egress; more get 503."
+    )
+    egress_max_connections_per_sandbox: int = Field(
+        64, ge=1, description="Connections of one sandbox through egress; more get 503."
+    )
+    egress_connect_timeout_s: float = Field(
+        20, gt=0, description="How long egress may take to resolve a name, and to connect."
+    )
+    egress_idle_timeout_s: float = Field(
+        120, gt=0, description="How long a connection through egress may lie idle before it is cut."
+    )
+    egress_mb_per_s: float = Field(
+        32,
+        gt=0,
+        description="Megabytes a second that all connections of one sandbox may move through egress, both ways.",
+    )
     max_env_vars: int = Field(64, ge=0, description="Environment variables that a setup may set.")
     max_env_bytes: int = Field(16_384, ge=0, description="Names and values of those variables together.")
 
@@ -136,7 +201,44 @@ class Settings(BaseSettings):
         32, ge=1, description="Calls that may wait for their turn in one session; more: 429."
     )
 
+    # --- limits on who asks ---
+    requests_per_s: float = Field(
+        1000, gt=0, description="Requests a second of one key, calls for the most part, in the long run; more: 429."
+    )
+    burst_requests: int = Field(2000, ge=1, description="Requests of one key that may come at once after a rest.")
+    max_requests_per_key: int = Field(200, ge=1, description="Requests of one key under way at once; more: 429.")
+    max_requests: int = Field(800, ge=1, description="Requests of all keys under way at once; more: 503.")
+    setups_per_s: float = Field(20, gt=0, description="Setups a second of one owner, in the long run; more: 429.")
+    burst_setups: int = Field(100, ge=1, description="Setups of one owner that may come at once after a rest.")
+    max_setups_per_owner: int = Field(
+        50, ge=1, description="Setups of one owner under way at once, streamed and polled ones too; more: 429."
+    )
+    max_setups: int = Field(200, ge=1, description="Setups of all owners under way at once; more: 503.")
+    failures_per_s: float = Field(
+        10,
+        gt=0,
+        description="Refused credentials a second from one address, in the long run; more: 429 instead of 401.",
+    )
+    burst_failures: int = Field(50, ge=1, description="Refused credentials that may come from one address at once.")
+
     # --- server ---
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names a Host header may hold, besides loopback's, `host` and addresses (JSON list); `*`: any.",
+    )
+    max_head_bytes: int = Field(
+        32_768, ge=1024, description="Largest request line and headers together; more: 431. Trailers too."
+    )
+    max_held_bytes: int = Field(
+        1024**3,
+        ge=1024,
+        description="Request bodies of all clients held at once; more: 503. At least `max_body_bytes`.",
+    )
+    max_unread_bytes: int = Field(
+        1024**3,
+        ge=1024,
+        description="Replies that lie unread, of all clients; over it those that wait longest are cut.",
+    )
     shutdown_s: float = Field(30, gt=0, description="How long running calls may take to end when the server stops.")
     keep_sessions: bool = Field(True, description="Leave sandboxes running when the server stops, for the next start.")
     max_connections: int = Field(1000, ge=1, description="Connections that clients may hold open; more get 503.")
@@ -150,10 +252,27 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     metrics_public: bool = Field(True, description="Serve /metrics without a key. False: the `admin` scope is needed.")
 
-    @field_validator("data_dir", mode="after")
+    @field_validator("data_dir", "driver_socket", "wheels_dir", mode="after")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("egress_hosts", mode="after")
+    @classmethod
+    def _host_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if not _HOST_PATTERN.fullmatch(pattern):
+                msg = f"{pattern!r} is no host name, nor one after `*.`"
+                raise ValueError(msg)
+        return tuple(pattern.lower() for pattern in value)
+
+    @field_validator("egress_proxy", mode="after")
+    @classmethod
+    def _http_proxy(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("http://"):
+            msg = "a proxy is named as http://[user:password@]host:port"
+            raise ValueError(msg)
+        return value
 
     @model_validator(mode="after")
     def _safe(self) -> "Settings":
@@ -170,6 +289,7 @@ class Settings(BaseSettings):
             ("disk_mb", "max_disk_mb"),
             ("session_ttl_s", "session_max_ttl_s"),
             ("call_timeout_ms", "max_call_timeout_ms"),
+            ("max_body_bytes", "max_held_bytes"),
         ):
             if getattr(self, least) > getattr(self, most):
                 msg = f"{least} is over {most}"
@@ -183,11 +303,6 @@ class Settings(BaseSettings):
     def run_dir(self) -> Path:
         """One directory a sandbox, holding the socket its runner connects to. 0711."""
         return self.data_dir / "run"
-
-    @property
-    def wheels_dir(self) -> Path:
-        """Hash-checked package files; written by the fetcher only."""
-        return self.data_dir / "wheels"
 
     @property
     def environments_dir(self) -> Path:

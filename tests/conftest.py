@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.bubblewrap_fixtures", "tests.docker_fixtures"]
+pytest_plugins = ["tests.bubblewrap_fixtures", "tests.docker_fixtures", "tests.driver_fixtures"]
 
 
 @pytest.fixture

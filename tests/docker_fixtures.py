@@ -49,10 +49,28 @@ def docker_base() -> Iterator[DockerBase]:
         engine.close()
 
 
+@pytest.fixture(scope="session")
+def docker_runtime() -> str | None:
+    """The engine's own. A module of tests for another runtime overrides this."""
+    return None
+
+
+@pytest.fixture(scope="session")
+def gvisor(docker_base: DockerBase) -> str:
+    """The name of the runtime, where the engine has it."""
+    name = "runsc"
+    if name not in docker_base.engine.info()["Runtimes"]:
+        _unavailable("the engine has no runtime runsc: scripts/gvisor installs it")
+    return name
+
+
 @pytest.fixture
-async def docker_backend(docker_base: DockerBase, open_tmp_path: Path) -> AsyncIterator[DockerBackend]:
+async def docker_backend(
+    docker_base: DockerBase, open_tmp_path: Path, docker_runtime: str | None
+) -> AsyncIterator[DockerBackend]:
     """A backend over a data directory of its own, its interpreter prepared; what it still has running is stopped."""
-    backend = DockerBackend(docker_settings(open_tmp_path / "data", docker_base.name))
+    settings = docker_settings(open_tmp_path / "data", docker_base.name, docker_runtime=docker_runtime)
+    backend = DockerBackend(settings)
     await backend.images.prepare()
     yield backend
     for sandbox in await backend.owned({}):

@@ -6,6 +6,8 @@ import io
 import tarfile
 import textwrap
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _BACKEND = """
@@ -27,20 +29,47 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
 """
 
 
-def wheel(directory: Path, *, name: str = "tiny", module: str = "def main():\n    return 5\n") -> Path:
+def wheel(
+    directory: Path, *, name: str = "tiny", version: str = "1.0", module: str = "def main():\n    return 5\n"
+) -> Path:
     """A wheel of one module, with a command that runs its `main`."""
-    info = f"{name}-1.0.dist-info"
+    info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": module,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
     }
     record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
-    path = directory / f"{name}-1.0-py3-none-any.whl"
+    path = directory / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, text in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
             archive.writestr(member, text)
+    return path
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of a wheel's files, as its archive has it."""
+
+    content: str | bytes
+    mode: int = 0o644  # with the file type's bits, where it is not a plain file
+
+
+def wheel_of(directory: Path, members: Mapping[str, Member], *, name: str, recorded: bool = True) -> Path:
+    """A wheel of these members, whatever they are. `recorded`: they stand in its RECORD, which else is empty."""
+    info = f"{name}-1.0.dist-info"
+    own = {
+        f"{info}/METADATA": Member(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"),
+        f"{info}/WHEEL": Member("Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        f"{info}/RECORD": Member("".join(f"{path},,\n" for path in members) if recorded else ""),
+    }
+    path = directory / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, about in {**own, **members}.items():
+            entry = zipfile.ZipInfo(member)
+            entry.external_attr = about.mode << 16
+            archive.writestr(entry, about.content, zipfile.ZIP_DEFLATED)
     return path
 
 

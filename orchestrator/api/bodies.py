@@ -9,7 +9,6 @@ from starlette.requests import Request
 from orchestrator.api import parsing
 from orchestrator.api.middleware import headers_of
 from orchestrator.api.problems import InvalidMembers
-from orchestrator.errors import PayloadTooLarge
 from orchestrator.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
@@ -26,10 +25,7 @@ async def read(request: Request, model: type[M], settings: Settings, *, optional
     Raises: UnsupportedMediaType, MalformedRequest, InvalidRequest, PayloadTooLarge.
     """
     parsing.check_headers(headers_of(request.scope))
-    body = await parsing.read_body(request.receive)
-    if len(body) > MAX_BYTES:
-        msg = f"the body is over the limit of {MAX_BYTES} bytes"
-        raise PayloadTooLarge(msg, limit_bytes=MAX_BYTES)
+    body = await parsing.read_body(request.receive, limit_bytes=MAX_BYTES)
     members = {} if optional and not body else parsing.loads(body, max_depth=settings.max_depth)
     try:
         return model.model_validate(members)

@@ -23,9 +23,9 @@ from orchestrator import telemetry
 from orchestrator.api import parsing, problems
 from orchestrator.api.credentials import principal_of
 from orchestrator.api.middleware import headers_of, request_id
+from orchestrator.api.parts import Parts
 from orchestrator.api.problems import RESTARTED, Header, InvalidMembers, NotAcceptable, SandboxReplaced
-from orchestrator.auth.keys import Keys
-from orchestrator.environments.builds import Environments
+from orchestrator.auth.keys import Principal
 from orchestrator.errors import AttributeNotFound, InvalidRequest, KodouError, NameNotFound, NotCallable
 from orchestrator.sandboxes.channel import (
     NotSerializable,
@@ -37,7 +37,7 @@ from orchestrator.sandboxes.channel import (
     Violation,
     WorkerDied,
 )
-from orchestrator.sessions.manager import CallOutcome, SessionManager
+from orchestrator.sessions.manager import CallOutcome
 from orchestrator.settings import Settings
 
 PATH = "/environment/{language}/call"
@@ -77,11 +77,12 @@ class CallEndpoint:
 
     path = PATH
 
-    def __init__(self, settings: Settings, environments: Environments, sessions: SessionManager, keys: Keys) -> None:
-        self._settings = settings
-        self._environments = environments
-        self._sessions = sessions
-        self._keys = keys
+    def __init__(self, parts: Parts) -> None:
+        self._settings = parts.settings
+        self._environments = parts.environments
+        self._sessions = parts.sessions
+        self._keys = parts.keys
+        self._limits = parts.limits
         self._languages: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,9 +100,18 @@ class CallEndpoint:
         await send({"type": "http.response.body", "body": body})
 
     async def _call(self, scope: Scope, receive: Receive) -> CallOutcome:
-        headers = headers_of(scope)
-        principal = await principal_of(headers, self._keys)
+        principal = await principal_of(scope, self._keys, self._limits.failures)
         principal.require("call")
+        self._limits.requests.enter(principal.key_id)
+        try:
+            return await self._admitted(scope, receive, principal)
+        finally:
+            self._limits.requests.leave(principal.key_id)
+
+    async def _admitted(self, scope: Scope, receive: Receive, principal: Principal) -> CallOutcome:
+        headers = headers_of(scope)
+        if scope["query_string"]:
+            parsing.check_query(scope)
         language = scope["path_params"]["language"]
         if language not in self._languages:
             await self._environments.offered(language)  # raises NotFound

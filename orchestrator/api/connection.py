@@ -1,80 +1,193 @@
 """Connections: uvicorn's, with the bounds it lacks. Whoever opens one and then dawdles is cut off.
 
-uvicorn has no limit on the time that a request's head or body takes, nor on how long a reply may lie unread
-(https://github.com/encode/uvicorn/issues/157). One sweep a second over all connections costs a request nothing but two
-assignments. On top of httptools, never h11, which serves a request hidden in the body of another.
+uvicorn has no limit on the time that a request's head or body takes, on the size of a head, nor on how long a reply may
+lie unread (https://github.com/encode/uvicorn/issues/157); it merges a body's trailers into the headers that were checked.
+One sweep a second over all connections costs a request nothing but a few assignments. On top of httptools, never h11,
+which serves a request hidden in the body of another.
 """
 
 import asyncio
+import math
 import secrets
+from collections import deque
+from typing import ClassVar
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 
 from orchestrator.api import problems
-from orchestrator.api.problems import MalformedRequest, RequestTimeout, TooManyConnections
+from orchestrator.api.problems import HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
 from orchestrator.errors import KodouError
 from orchestrator.settings import Settings
 
 SWEEP_S = 1.0
 _BUSY_AFTER_S = 1.0
+# What a slow reader must take off its reply in each `reply_timeout_s`, if it does not come to the end.
+LEAST_READ_BYTES = 256 * 1024
+_LINE_BYTES = 4  # `: ` and the line's end
 
 
 class Connection(HttpToolsProtocol):
     """One client's connection. `connections` makes the class that has its bounds from settings."""
 
     max_connections = 1000
+    max_head_bytes = 32_768
     header_timeout_s = 15.0
     body_timeout_s = 30.0
     reply_timeout_s = 60.0
 
+    # Whom to let go when there are too many: looked for some at a time, since a crowd comes fast.
+    spare: ClassVar[deque["Connection"]] = deque()
+
     # In loop time: by when the head, then the body, of the request that is arriving must be there.
     due_by: float | None = None
+    # Bytes since the last step forward: a whole head, a piece of body, a whole request.
+    pending_bytes = 0
+    in_head = False
+    upgrading = False
+    fault: KodouError | None = None
     unread_since: float | None = None
     unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.due_by = self.loop.time() + self.header_timeout_s
-        if len(self.connections) > self.max_connections:
+        if len(self.connections) > self.max_connections and not self._make_room():
             self._refuse(TooManyConnections("too many connections", after_s=_BUSY_AFTER_S))
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self.fault is not None:
+            return  # refused; what is still on its way is not looked at
+        if self.due_by is None and not self._busy():
+            self.due_by = self.loop.time() + self.header_timeout_s  # even if all that came is an empty line
+        self.pending_bytes += len(data)
+        try:
+            self._feed(data)
+            if self.pending_bytes > self.max_head_bytes:
+                self._fail(
+                    HeadTooLarge(f"more than {self.max_head_bytes} bytes, and neither a head nor a body is whole")
+                )
+        except HttpParserError:
+            self._refuse(self.fault or MalformedRequest("the request is not HTTP/1.1"))
+        except HeadTooLarge as exc:
+            self._refuse(exc)
 
     def on_message_begin(self) -> None:
         if self.due_by is None:
             self.due_by = self.loop.time() + self.header_timeout_s
+        self.in_head = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes after the body is no header: the checks of the head have been made by then.
+        if self.in_head:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
+        if self.pending_bytes > self.max_head_bytes:
+            self._check_size()
+        if not self.url.startswith(b"/"):
+            # Whole URLs and authorities are for proxies, and this is none.
+            self._fail(MalformedRequest("the request's target must be a path"))
+        self.pending_bytes = 0
+        self.in_head = False
+        self.upgrading = self.parser.should_upgrade()
+        if self.upgrading:
+            return  # `_feed` begins again without
         self.due_by = self.loop.time() + self.body_timeout_s
         super().on_headers_complete()
 
-    def on_message_complete(self) -> None:
-        self.due_by = None
-        super().on_message_complete()
+    def on_body(self, body: bytes) -> None:
+        self.pending_bytes = 0
+        super().on_body(body)
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(MalformedRequest("the request is not HTTP/1.1"))
+    def on_message_complete(self) -> None:
+        if self.upgrading:
+            return
+        self.due_by = None
+        self.pending_bytes = 0
+        super().on_message_complete()
 
     def check(self, now: float) -> None:
         """Cut the client off if it has kept the server waiting too long. `now` is loop time."""
         if self.due_by is not None and now > self.due_by:
-            if self.pipeline or (self.cycle is not None and self.cycle.response_started):
-                self.transport.abort()
+            if self.fault is not None:
+                self.transport.abort()  # it does not even take the refusal
             else:
                 self._refuse(RequestTimeout("the request did not arrive in time"))
             return
         unread = self.transport.get_write_buffer_size()
-        if unread == 0 or unread != self.unread_bytes:
+        if unread == 0 or self.unread_since is None:
             self.unread_bytes = unread
             self.unread_since = now if unread else None
-        elif self.unread_since is not None and now - self.unread_since > self.reply_timeout_s:
-            self.transport.abort()
+        elif now - self.unread_since > self.reply_timeout_s:
+            if self.unread_bytes - unread < LEAST_READ_BYTES:
+                self.transport.abort()
+            self.unread_bytes, self.unread_since = unread, now
+
+    def waits_since(self) -> float:
+        """For choosing whom to let go, the longest first: infinite while a request is being served."""
+        if self._busy() or self.pipeline:
+            return math.inf
+        # A request that does not come goes before a connection that is only kept for the next one.
+        return self.due_by if self.due_by is not None else self.loop.time() + self.header_timeout_s
+
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest without a request."""
+        if not self.spare:
+            others = [each for each in self.connections if isinstance(each, Connection) and each is not self]
+            self.spare.extend(sorted(others, key=Connection.waits_since)[: 1 + len(others) // 10])
+        while self.spare:
+            longest = self.spare.popleft()
+            if longest in self.connections and longest.waits_since() < math.inf:
+                longest.transport.abort()
+                self.connections.discard(longest)  # now, not when the loop comes to it: the next newcomer counts again
+                return True
+        return False
+
+    def _feed(self, data: bytes) -> None:
+        """Give the parser what came. An upgrade is not made, so that the request is an ordinary one (RFC 9110 7.8); but the
+        parser takes no body after the header that asks for one: it gets the head again without it.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as exc:
+                kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
+                start = self.parser.get_method() + b" " + self.url + b" HTTP/1.1"
+                data = b"\r\n".join([start, *(b"%b: %b" % header for header in kept), b"", data[exc.args[0] :]])
+                self.parser = HttpRequestParser(self)
+            else:
+                return
+
+    def _check_size(self) -> None:
+        """Raises: HeadTooLarge."""
+        lines = sum(len(name) + len(value) + _LINE_BYTES for name, value in self.headers)
+        if len(self.url) + lines > self.max_head_bytes:
+            self._fail(HeadTooLarge(f"the request line and headers are over the limit of {self.max_head_bytes} bytes"))
+
+    def _fail(self, error: KodouError) -> None:
+        """Stop the parser, which tells of any error in its own words only."""
+        self.fault = error
+        raise error
 
     def _refuse(self, error: KodouError) -> None:
-        """Answer without the app, and close."""
+        """Answer without the app, and close. Without an answer where the client would take it for that to another request."""
+        self.fault = error
+        if self.pipeline or (self._busy() and (self.in_head or self.cycle.response_started)):
+            self.transport.abort()
+            return
         request_id = secrets.token_hex(8)
         status, headers, body = problems.render(error, request_id)
-        headers += [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
+        headers += [*problems.SECURITY_HEADERS, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
         self.transport.close()
@@ -84,7 +197,9 @@ def connections(settings: Settings) -> type[Connection]:
     """The class to give to uvicorn."""
 
     class Bounded(Connection):
+        spare: ClassVar[deque[Connection]] = deque()
         max_connections = settings.max_connections
+        max_head_bytes = settings.max_head_bytes
         header_timeout_s = settings.header_timeout_s
         body_timeout_s = settings.body_timeout_s
         reply_timeout_s = settings.reply_timeout_s
@@ -92,11 +207,23 @@ def connections(settings: Settings) -> type[Connection]:
     return Bounded
 
 
-async def sweep(server: Server) -> None:
+async def sweep(server: Server, max_unread_bytes: int) -> None:
     """Check all connections once a second, for ever."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(SWEEP_S)
-        for connection in list(server.server_state.connections):
-            if isinstance(connection, Connection):
-                connection.check(loop.time())
+        found = [each for each in server.server_state.connections if isinstance(each, Connection)]
+        for connection in found:
+            connection.check(loop.time())
+        _cut_slowest(found, max_unread_bytes)
+
+
+def _cut_slowest(found: list[Connection], max_unread_bytes: int) -> None:
+    """Let go of those that have waited longest to be read, until the rest may stay."""
+    unread = [each for each in found if each.unread_since is not None]
+    total = sum(each.transport.get_write_buffer_size() for each in unread)
+    for connection in sorted(unread, key=lambda each: each.unread_since or 0.0):
+        if total <= max_unread_bytes:
+            return
+        total -= connection.transport.get_write_buffer_size()
+        connection.transport.abort()

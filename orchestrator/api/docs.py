@@ -6,7 +6,6 @@ from importlib.resources import files
 from fastapi import APIRouter, FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from orchestrator.api import openapi
 from orchestrator.errors import NotFound
 
 _ASSETS = "fastapi_offline"  # Swagger UI 5, which reads OpenAPI 3.1, as files of a package
@@ -68,7 +67,7 @@ def router(app: FastAPI) -> APIRouter:
 
     @routes.get("/openapi.json")
     async def document() -> Response:
-        return JSONResponse(openapi.describe(app))
+        return JSONResponse(app.openapi())
 
     return routes
 

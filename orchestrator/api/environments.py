@@ -1,5 +1,7 @@
 """Environments: set one up and get a session on it; see which there are."""
 
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -8,40 +10,59 @@ from starlette.responses import Response, StreamingResponse
 from orchestrator.api import bodies, progress, replies
 from orchestrator.api.credentials import scoped
 from orchestrator.api.middleware import request_id
-from orchestrator.api.openapi import problems_described
+from orchestrator.api.openapi import POLL_LINKS, SETUP_LINKS, problems_described
 from orchestrator.api.operations import Operations
 from orchestrator.api.parts import Parts
+from orchestrator.api.problems import MethodNotAllowed
 from orchestrator.api.schemas import EnvironmentDetail, LanguageReply, OperationReply, SetupBody, SetupReply
 from orchestrator.api.setups import Setup
 from orchestrator.auth.keys import Principal
 from orchestrator.environments.versions import match
 
 POLL_AFTER_S = 1
+_VERBS = frozenset({"setup", "call"})  # /environment/{language}/…
+_VERBS_ALLOW = "POST"
 
 
 def router(parts: Parts, operations: Operations) -> APIRouter:
     routes = APIRouter(tags=["environments"])
-    setting_up = Annotated[Principal, Depends(scoped(parts.keys, "setup"))]
-    looking = Annotated[Principal, Depends(scoped(parts.keys, "setup", "call", "admin"))]
+    setting_up = Annotated[Principal, Depends(scoped(parts.keys, parts.limits, "setup"))]
+
+    async def place(principal: setting_up) -> AsyncIterator[ExitStack]:
+        """Among the setups under way: held until the reply or the stream has ended, unless somebody takes it over."""
+        with ExitStack() as held:
+            held.enter_context(parts.limits.setups.place(principal.owner))
+            yield held
+
+    looking = Annotated[Principal, Depends(scoped(parts.keys, parts.limits, "setup", "call", "admin"))]
 
     @routes.post(
         "/environment/{language}/setup",
         summary="Set up an environment and open a session on it",
         response_class=Response,
         responses={
-            200: {"model": SetupReply, "description": _SETUP_REPLY, "content": {progress.MEDIA_TYPE: {}}},
-            202: {"model": OperationReply, "description": "With `Prefer: respond-async`: poll `Location`."},
-            **problems_described(401, 403, 404, 413, 415, 422, 429, 503),
+            200: {
+                "model": SetupReply,
+                "description": _SETUP_REPLY,
+                "content": {progress.MEDIA_TYPE: {}},
+                "links": SETUP_LINKS,
+            },
+            202: {
+                "model": OperationReply,
+                "description": "With `Prefer: respond-async`: poll `Location`.",
+                "links": POLL_LINKS,
+            },
+            **problems_described(404),
         },
-        openapi_extra=bodies.described(SetupBody),
+        openapi_extra={**bodies.described(SetupBody), "parameters": [_PREFER]},
     )
-    async def setup(language: str, request: Request, principal: setting_up) -> Response:
+    async def setup(
+        language: str, request: Request, principal: setting_up, held: Annotated[ExitStack, Depends(place)]
+    ) -> Response:
         """Builds the image the first time; the same set is never built twice. A client that leaves does not stop it."""
         body = await bodies.read(request, SetupBody, parts.settings)
         streamed = progress.MEDIA_TYPE in request.headers.get("accept", "")
         polled = not streamed and _prefers_async(request)
-        if polled:
-            operations.check_room(principal.owner)
         begun = await Setup.begin(parts, principal, language, body)
         if streamed:
             return StreamingResponse(
@@ -50,7 +71,7 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
                 headers={"X-Accel-Buffering": "no"},  # nginx would hold the events back
             )
         if polled:
-            location = f"{request.url.path}/{operations.start(begun).id}"
+            location = f"{request.url.path}/{operations.start(begun, held.pop_all()).id}"
             return _building(location, "resolve", {"Preference-Applied": "respond-async"})
         members = await begun.finish(request.is_disconnected)
         return replies.reply(members or {})
@@ -60,9 +81,9 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
         summary="The outcome of a setup that was asked for with `Prefer: respond-async`",
         response_class=Response,
         responses={
-            200: {"model": SetupReply, "description": "The setup's reply."},
-            202: {"model": OperationReply, "description": "Still building."},
-            **problems_described(401, 403, 404, 422, 429, 503),
+            200: {"model": SetupReply, "description": "The setup's reply.", "links": SETUP_LINKS},
+            202: {"model": OperationReply, "description": "Still building.", "links": POLL_LINKS},
+            **problems_described(404),
         },
     )
     async def poll(language: str, operation: str, request: Request, principal: setting_up) -> Response:
@@ -75,7 +96,7 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
         "/environment/{language}",
         summary="Interpreters on offer and environments built",
         response_class=Response,
-        responses={200: {"model": LanguageReply}, **problems_described(401, 403, 404, 503)},
+        responses={200: {"model": LanguageReply}, **problems_described(404)},
     )
     async def language(language: str, principal: looking) -> Response:
         """Environments are shared by all who may set one up; who asked for one is not told."""
@@ -97,7 +118,8 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
         "/environment/{language}/{id}",
         summary="One environment: exact packages, size, lock",
         response_class=Response,
-        responses={200: {"model": EnvironmentDetail}, **problems_described(401, 403, 404, 503)},
+        dependencies=[Depends(_refuse_verbs)],
+        responses={200: {"model": EnvironmentDetail}, **problems_described(404)},
     )
     async def environment(language: str, id: str, principal: looking) -> Response:
         return replies.reply(replies.environment_detail(await parts.environments.get(language, id)))
@@ -105,10 +127,24 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
     return routes
 
 
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`respond-async`: a reply at once, 202, with a `Location` to poll. Other preferences are ignored.",
+    "schema": {"type": "string", "examples": ["respond-async"]},
+}
 _SETUP_REPLY = (
     "The session id and the environment. With `Accept: text/event-stream` a stream: `progress` events "
     "(phase, package, bytes, total, line), then one `ready` event with this body or one `error` event with the problem."
 )
+
+
+async def _refuse_verbs(id: str) -> None:
+    """What is only posted to is no environment, whoever asks."""
+    if id in _VERBS:
+        msg = f"GET is not among the methods here: {_VERBS_ALLOW}"
+        raise MethodNotAllowed(msg, allow=_VERBS_ALLOW)
 
 
 def _prefers_async(request: Request) -> bool:
@@ -118,7 +154,13 @@ def _prefers_async(request: Request) -> bool:
 
 def _building(location: str, phase: str, headers: dict[str, str] | None = None) -> Response:
     return replies.reply(
-        {"error": False, "status": "building", "phase": phase, "location": location},
+        {
+            "error": False,
+            "status": "building",
+            "phase": phase,
+            "operation": location.rpartition("/")[2],
+            "location": location,
+        },
         202,
         {"Location": location, "Retry-After": str(POLL_AFTER_S), **(headers or {})},
     )

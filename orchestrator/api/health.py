@@ -12,8 +12,7 @@ from starlette.responses import Response
 from orchestrator import telemetry
 from orchestrator.api import replies
 from orchestrator.api.credentials import principal_of
-from orchestrator.api.middleware import headers_of
-from orchestrator.api.openapi import PUBLIC, problems_described
+from orchestrator.api.openapi import PUBLIC
 from orchestrator.api.parts import Parts
 from orchestrator.api.problems import NotReady
 from orchestrator.errors import EngineUnavailable, KodouError
@@ -40,7 +39,6 @@ def router(parts: Parts) -> APIRouter:
         "/readyz",
         summary="Setups and calls can be served",
         response_class=Response,
-        responses=problems_described(503),
         openapi_extra=PUBLIC,
     )
     async def readyz() -> Response:
@@ -51,12 +49,12 @@ def router(parts: Parts) -> APIRouter:
         summary="Metrics, in the Prometheus text format",
         description="Public, or for keys with `admin`, as the server is set.",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}, **problems_described(401, 403)},
+        responses={200: {"content": {"text/plain": {}}}},
         openapi_extra=PUBLIC if parts.settings.metrics_public else None,
     )
     async def metrics(request: Request) -> Response:
         if not parts.settings.metrics_public:
-            principal = await principal_of(headers_of(request.scope), parts.keys)
+            principal = await principal_of(request.scope, parts.keys, parts.limits.failures)
             principal.require("admin")
         await images.refresh()
         return Response(generate_latest(telemetry.REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -1,8 +1,10 @@
-"""What every HTTP request goes through, as one plain ASGI wrapper: request id, limits on the body, errors, metrics, log.
+"""What every HTTP request goes through, as one plain ASGI wrapper: request id, limits on the body, errors, headers,
+metrics, log.
 
 Plain ASGI because Starlette's `BaseHTTPMiddleware` costs a task per request and hides the client's disconnect.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -15,15 +17,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import telemetry
-from orchestrator.api import problems
-from orchestrator.errors import Defect, KodouError, PayloadTooLarge
+from orchestrator.api import hosts, parsing, problems
+from orchestrator.api.problems import SECURITY_HEADERS
+from orchestrator.errors import KodouError, PayloadTooLarge, ShuttingDown, Unavailable
 from orchestrator.settings import Settings
+from orchestrator.unforeseen import ours
 
 CLIENT_CLOSED_REQUEST = 499  # in metrics only; nobody is left to read it
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_NO_STORE = (b"cache-control", b"no-store")
-_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_SECURITY_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
+_HELD_RETRY_S = 1.0
 _UNMATCHED = "unmatched"
 # A line for each good call would cost more than the call: these are told at `debug` when all is well.
 _QUIET = frozenset({"/environment/{language}/call", "/healthz", "/readyz", "/metrics"})
@@ -43,12 +47,14 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 class Edge:
     """Gives each request an id, bounds its body, and turns what is raised into a problem.
 
-    The time that a request takes to arrive is bounded below, in `connection.py`.
+    An app has two, with one `held` between them. The time that a request takes to arrive is bounded in `connection.py`.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, held: "HeldBytes") -> None:
         self._app = app
+        self._held = held
         self._max_body_bytes = settings.max_body_bytes
+        self._check_host = hosts.checker(settings)
         # Not secret, only unlike those of other processes: a counter costs a tenth of a UUID.
         self._prefix = secrets.token_hex(6)
         self._numbers = count(1)
@@ -64,19 +70,34 @@ class Edge:
         scope.setdefault("state", {}).update(request_id=id, headers=headers)
         telemetry.REQUEST_ID.set(id)
         reply = _Reply(send, id)
+        body = _Body(receive, headers, self._max_body_bytes, self._held)
         status = CLIENT_CLOSED_REQUEST
         try:
-            await self._app(scope, _Body(receive, headers, self._max_body_bytes).receive, reply.send)
+            self._check_head(scope, headers)
+            await self._app(scope, body.receive, reply.send)
             status = reply.status or CLIENT_CLOSED_REQUEST
         except ClientDisconnect:
             pass
+        except asyncio.CancelledError:
+            # Only uvicorn cancels requests: those that still run when the time to shut down has passed.
+            status = await reply.refuse(
+                ShuttingDown("the server is shutting down, and did not wait for this any longer")
+            )
         except KodouError as exc:
             status = await reply.refuse(exc)
         except Exception as exc:
-            telemetry.log.exception("unforeseen", route=_route(scope))
-            status = await reply.refuse(Defect(str(exc)))
+            status = await reply.refuse(ours(exc, _route(scope)))
         finally:
+            self._held.bytes -= body.held
             self._record(scope, status, perf_counter() - started)
+
+    def _check_head(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        """Raises: MalformedRequest: what readers could read differently. MisdirectedRequest: another host is meant."""
+        if len(headers) != len(scope["headers"]):
+            parsing.check_repeated(scope["headers"])
+        if b"transfer-encoding" in headers:
+            parsing.check_transfer(headers[b"transfer-encoding"], scope["http_version"])
+        self._check_host(headers.get(b"host"), scope.get("http_version"))
 
     def _request_id(self, headers: Mapping[bytes, bytes]) -> str:
         shown = headers.get(b"x-request-id")
@@ -116,11 +137,14 @@ class _Reply:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = headers = list(message["headers"])
-            if not any(header[0] == b"cache-control" for header in headers):
-                headers.append(_NO_STORE)
-            headers.append(_NO_SNIFFING)
+            headers = list(message["headers"])
+            own = {name for name, _ in headers}
+            if _SECURITY_NAMES.isdisjoint(own):  # nearly always
+                headers += SECURITY_HEADERS
+            else:
+                headers += [header for header in SECURITY_HEADERS if header[0] not in own]
             headers.append((b"x-request-id", self._id.encode("ascii")))
+            message["headers"] = headers
         await self._send(message)
 
     async def refuse(self, error: KodouError) -> int:
@@ -133,27 +157,47 @@ class _Reply:
         return status
 
 
+class HeldBytes:
+    """Bodies that requests under way hold in memory, together."""
+
+    __slots__ = ("bytes", "most")
+
+    def __init__(self, most: int) -> None:
+        self.bytes = 0
+        self.most = most
+
+
 class _Body:
     """The request's body on its way in: counted as it arrives, whatever its headers say."""
 
-    __slots__ = ("_left", "_limit", "_receive")
+    __slots__ = ("_all", "_limit", "_receive", "_too_long", "held")
 
-    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> None:
+    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes], limit: int, all: HeldBytes) -> None:
         self._receive = receive
         self._limit = limit
-        self._left = limit
+        self._all = all
+        self.held = 0  # of `all`, until the request ends
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > limit:
-            self._left = -1
+        self._too_long = length.isdigit() and int(length) > limit
 
     async def receive(self) -> Message:
-        if self._left >= 0:
-            message = await self._receive()
-            self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            msg = f"the body is over the limit of {self._limit} bytes"
-            raise PayloadTooLarge(msg, limit_bytes=self._limit)
+        """Raises: PayloadTooLarge. Unavailable: all requests together hold as much as the server takes."""
+        if self._too_long:
+            raise self._over()
+        message = await self._receive()
+        if size := len(message.get("body", b"")):
+            self.held += size
+            self._all.bytes += size
+            if self.held > self._limit:
+                raise self._over()
+            if self._all.bytes > self._all.most:
+                msg = "the server has as many request bodies in hand as it takes: try again later"
+                raise Unavailable(msg, after_s=_HELD_RETRY_S)
         return message
+
+    def _over(self) -> PayloadTooLarge:
+        msg = f"the body is over the limit of {self._limit} bytes"
+        return PayloadTooLarge(msg, limit_bytes=self._limit)
 
 
 def _route(scope: Scope) -> str:

@@ -1,4 +1,7 @@
-"""The API's own description, for routes that FastAPI does not read by itself too: raw bodies, the call endpoint."""
+"""The API's own description, for routes that FastAPI does not read by itself too: raw bodies, the call endpoint.
+
+`tests/fuzz` holds it against the server: what it allows is accepted, what it forbids refused, and replies are as it says.
+"""
 
 from typing import Any
 
@@ -6,12 +9,20 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from orchestrator.api import bodies, calls, schemas
+from orchestrator.api import bodies, bounds, calls, schemas
 from orchestrator.api.problems import KINDS, MEDIA_TYPE
+from orchestrator.environments.python import PythonBuilder
+from orchestrator.settings import Settings
 
 _BODIES = (schemas.SetupBody, schemas.CloseBody, schemas.CallRequest, schemas.CallReply, schemas.Problem)
 _NEVER_SENT = {"HTTPValidationError", "ValidationError"}  # FastAPI's own; ours is `Problem`
 _METHODS = frozenset({"get", "post", "put", "patch", "delete"})
+# Of every operation: a head that is no HTTP, for another host or too large; a server that is busy, or wrong.
+_ANY_REFUSALS = (400, 421, 431, 500, 503)
+# Of those that ask for a key: none, one that may not, an unknown query parameter, too many requests.
+_KEYED_REFUSALS = (401, 403, 422, 429)
+# Of those that take a body: did not arrive in time, too large, of another type.
+_BODY_REFUSALS = (408, 413, 415)
 
 # For `openapi_extra` of routes that ask for no key.
 PUBLIC: dict[str, Any] = {"security": []}
@@ -22,6 +33,50 @@ _SECURITY = {
     "consumer": {"type": "apiKey", "in": "header", "name": "X-Consumer-Custom-ID", "description": "An API id."},
 }
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-ID": {
+        "description": "The client's own, if it sent a sane one; the server's log has it too.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the next try.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {"required": True, "schema": {"type": "string"}},
+    "Location": {"description": "Where to poll.", "required": True, "schema": {"type": "string"}},
+    "Kodou-Restarted": {
+        "description": "`true` where the session got a fresh interpreter.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
+_HEADERS_OF = {"202": ("Location", "Retry-After"), "401": ("WWW-Authenticate",), "429": ("Retry-After",)}
+_SESSION_HEADER = {"X-Session-ID": "$response.body#/sessionid"}
+
+# What a setup's reply is good for.
+SETUP_LINKS: dict[str, Any] = {
+    "call": {
+        "operationId": "call",
+        "parameters": {"language": "$request.path.language", **_SESSION_HEADER},
+        "description": "Call functions in the session.",
+    },
+    "close": {"operationId": "close", "parameters": _SESSION_HEADER, "description": "End the session."},
+    "environment": {
+        "operationId": "environment",
+        "parameters": {"language": "$request.path.language", "id": "$response.body#/environment/id"},
+        "description": "What is installed in it.",
+    },
+}
+
+# While it is built.
+POLL_LINKS: dict[str, Any] = {
+    "poll": {
+        "operationId": "poll",
+        "parameters": {"language": "$request.path.language", "operation": "$response.body#/operation"},
+        "description": "Ask again.",
+    }
+}
 
 
 def problems_described(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -33,7 +88,7 @@ def problems_described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return described
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     """The OpenAPI document, made once."""
     if app.openapi_schema is not None:
         return app.openapi_schema
@@ -51,8 +106,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
         [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
     )
     schemas_ = {**components.get("schemas", {}), **models["$defs"]}
+    bounds.add(schemas_, settings)
     components["schemas"] = {name: schemas_[name] for name in sorted(schemas_.keys() - _NEVER_SENT)}
     components["securitySchemes"] = _SECURITY
+    components["headers"] = _HEADERS
     document["security"] = [{name: []} for name in _SECURITY]
     document["paths"][calls.PATH] = {"post": _call()}
     for path in document["paths"].values():
@@ -86,27 +143,27 @@ def _call() -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "What the call came to.",
-                "headers": {
-                    "Kodou-Restarted": {
-                        "description": "`true` where the session got a fresh interpreter.",
-                        "schema": {"type": "string"},
-                    }
-                },
+                "headers": {"Kodou-Restarted": {"$ref": "#/components/headers/Kodou-Restarted"}},
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CallReply"}}},
             },
-            **{
-                str(status): described
-                for status, described in problems_described(
-                    400, 401, 403, 404, 406, 408, 410, 413, 415, 422, 429, 503
-                ).items()
-            },
+            **{str(status): described for status, described in problems_described(404, 406, 410).items()},
         },
     }
 
 
 def _finish(operation: dict[str, Any]) -> None:
-    """Every operation may answer 500; FastAPI's own 422 has a shape that this server does not send."""
+    """What holds for every operation; FastAPI's own 422 has a shape that this server does not send."""
     responses = operation["responses"]
-    responses.update({"500": problems_described(500)[500]})
-    if "422" in responses:
-        responses["422"] = problems_described(422)[422]
+    refusals = (
+        *_ANY_REFUSALS,
+        *(_KEYED_REFUSALS if "security" not in operation else ()),
+        *(_BODY_REFUSALS if "requestBody" in operation else ()),
+    )
+    responses.update({str(status): described for status, described in problems_described(*refusals).items()})
+    for status, response in responses.items():
+        names = ("X-Request-ID", *_HEADERS_OF.get(status, ()))
+        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+        responses[status] = {**response, "headers": {**headers, **response.get("headers", {})}}
+    for parameter in operation.get("parameters", ()):
+        if (parameter["in"], parameter["name"]) == ("path", "language"):
+            parameter["schema"] = {"type": "string", "enum": [PythonBuilder.language]}

@@ -3,23 +3,22 @@
 import asyncio
 import secrets
 import time
-from contextlib import suppress
+from collections import Counter
+from contextlib import ExitStack, suppress
 
-from orchestrator import telemetry
 from orchestrator.api.replies import Members
 from orchestrator.api.setups import Setup
-from orchestrator.errors import Defect, KodouError, NotFound, RateLimited
+from orchestrator.errors import KodouError, NotFound
+from orchestrator.unforeseen import ours
 
 KEPT_S = 3600.0
-MAX_OPERATIONS = 1000
-MAX_PER_OWNER = 50
-_AFTER_S = 30.0
+KEPT_PER_OWNER = 50
 
 
 class Operation:
     """One setup under way, or its outcome."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, place: ExitStack) -> None:
         self.id = secrets.token_hex(16)
         self.owner = setup.owner
         self.phase = "resolve"
@@ -27,6 +26,7 @@ class Operation:
         self._setup = setup
         self._following = asyncio.create_task(self._follow())
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: place.close())
 
     def outcome(self) -> Members | None:
         """The setup's body; None while it runs. Raises the setup's `KodouError`."""
@@ -44,8 +44,7 @@ class Operation:
         except KodouError:
             raise
         except Exception as exc:
-            telemetry.log.exception("unforeseen")
-            raise Defect(str(exc)) from exc
+            raise ours(exc, "a setup that is polled") from exc
         finally:
             self.ended_at = time.monotonic()
             self._following.cancel()
@@ -60,16 +59,10 @@ class Operations:
     def __init__(self) -> None:
         self._known: dict[str, Operation] = {}
 
-    def check_room(self, owner: str) -> None:
-        """Raises: RateLimited: too many are under way or kept."""
+    def start(self, setup: Setup, place: ExitStack) -> Operation:
+        """`place`: among the setups under way; closed when this one ends."""
         self._forget()
-        running = [each for each in self._known.values() if each.ended_at is None]
-        if len(running) >= MAX_OPERATIONS or sum(each.owner == owner for each in running) >= MAX_PER_OWNER:
-            msg = "too many setups are being waited for"
-            raise RateLimited(msg, after_s=_AFTER_S)
-
-    def start(self, setup: Setup) -> Operation:
-        operation = Operation(setup)
+        operation = Operation(setup, place)
         self._known[operation.id] = operation
         return operation
 
@@ -88,9 +81,12 @@ class Operations:
         self._known.clear()
 
     def _forget(self) -> None:
-        """Drop what is too old; and, of what has ended, the oldest past the bound."""
+        """Drop what is too old; and, of what has ended, each owner's oldest past the bound."""
         now = time.monotonic()
-        ended = [each for each in self._known.values() if each.ended_at is not None]
-        for position, each in enumerate(reversed(ended)):
-            if position >= MAX_OPERATIONS or (each.ended_at is not None and now - each.ended_at > KEPT_S):
+        kept: Counter[str] = Counter()
+        for each in reversed(tuple(self._known.values())):
+            if each.ended_at is None:
+                continue
+            kept[each.owner] += 1
+            if kept[each.owner] > KEPT_PER_OWNER or now - each.ended_at > KEPT_S:
                 del self._known[each.id]

@@ -4,18 +4,20 @@ import re
 
 from orchestrator.api.problems import InvalidMembers
 from orchestrator.api.schemas import ResourcesBody, SetupBody
+from orchestrator.auth.keys import Principal
 from orchestrator.errors import Forbidden
 from orchestrator.records import Resources
 from orchestrator.sessions.manager import SessionOptions
 from orchestrator.settings import Settings
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Fault = tuple[str, str]
 
 
-def session_options(body: SetupBody, settings: Settings) -> SessionOptions:
-    """Raises: InvalidMembers: names each member out of bounds, and its bound. Forbidden: egress is not allowed."""
+def session_options(body: SetupBody, settings: Settings, principal: Principal) -> SessionOptions:
+    """Raises: InvalidMembers: names each member out of bounds, and its bound. Forbidden: egress is not allowed, by the
+    server or by the key."""
     resources = body.resources or ResourcesBody()
     ttl_s = settings.session_ttl_s if body.ttl is None else body.ttl
     env = body.env or {}
@@ -25,9 +27,11 @@ def session_options(body: SetupBody, settings: Settings) -> SessionOptions:
     if faults:
         raise InvalidMembers(faults)
     network = body.network or "none"
-    if network == "egress" and not settings.allow_egress:
-        msg = "this server does not allow network egress"
-        raise Forbidden(msg)
+    if network == "egress":
+        if not settings.allow_egress:
+            msg = "this server does not allow network egress"
+            raise Forbidden(msg)
+        principal.require("egress")
     return SessionOptions(
         resources=Resources(
             memory_mb=settings.memory_mb if resources.memory_mb is None else resources.memory_mb,
@@ -60,7 +64,7 @@ def _bad_env(env: dict[str, str], settings: Settings) -> list[Fault]:
         return [("env", f"at most {settings.max_env_bytes} bytes of names and values")]
     faults = []
     for name, value in env.items():
-        if not _VARIABLE.fullmatch(name):
+        if not VARIABLE.fullmatch(name):
             faults.append((f"env.{name[:100]}", "a variable's name is letters, digits and _, and begins with no digit"))
         elif "\0" in value:
             faults.append((f"env.{name[:100]}", "a value must not hold a NUL character"))

@@ -7,17 +7,37 @@ pass and answers 500 to others.
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
-from orchestrator.api.problems import MalformedRequest, UnsupportedMediaType
-from orchestrator.errors import InvalidRequest
+from orchestrator.api.problems import InvalidMembers, MalformedRequest, UnsupportedMediaType
+from orchestrator.errors import InvalidRequest, PayloadTooLarge
 
 # CPython's own limit on the digits of an integer; past it, its parser raises.
 MAX_INTEGER_DIGITS = 4300
+
+# Headers of which two would be read differently by different readers: a proxy's check of the one must not let the other in.
+SINGLE_HEADERS = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"origin",
+        b"sec-fetch-site",
+        b"transfer-encoding",
+        b"x-consumer-custom-id",
+        b"x-request-id",
+        b"x-session-id",
+    }
+)
+_MOST_PARAMETERS = 20
 
 _BOM = b"\xef\xbb\xbf"
 _NOT_JSON = frozenset({b"multipart/form-data"})
@@ -28,16 +48,63 @@ _STEPS = bytes(1 if chr(byte) in "[{" else 255 for byte in range(256))  # as sig
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body. `middleware.Edge` bounds its size and time. Raises: ClientDisconnect."""
+async def read_body(receive: Receive, *, limit_bytes: int | None = None) -> bytes:
+    """The whole body. `middleware.Edge` bounds its size, and `connection` its time.
+
+    Args:    limit_bytes: a bound below the edge's.
+    Raises:  ClientDisconnect. PayloadTooLarge, before the rest is read.
+    """
     chunks: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if limit_bytes is not None and size > limit_bytes:
+            msg = f"the body is over the limit of {limit_bytes} bytes"
+            raise PayloadTooLarge(msg, limit_bytes=limit_bytes)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def check_repeated(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises: MalformedRequest: one of `SINGLE_HEADERS` is there twice."""
+    counts = Counter(name for name, _ in headers)
+    for name in SINGLE_HEADERS & counts.keys():
+        if counts[name] > 1:
+            msg = f"the header {name.decode('ascii')} is there {counts[name]} times"
+            raise MalformedRequest(msg)
+
+
+def check_transfer(coding: bytes, http_version: str) -> None:
+    """Raises: MalformedRequest: a transfer coding that was not undone, or one that HTTP/1.0 does not know."""
+    if coding.lower() != b"chunked" or http_version != "1.1":
+        msg = "of transfer codings there is chunked, in HTTP/1.1"
+        raise MalformedRequest(msg)
+
+
+def check_query(scope: Scope) -> None:
+    """Raises: InvalidRequest: a query parameter that the route does not know, or one that is there twice."""
+    query = scope["query_string"]
+    if not query:
+        return
+    dependant = getattr(scope.get("route"), "dependant", None)
+    known = set() if dependant is None else {parameter.alias for parameter in dependant.query_params}
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+    except ValueError as exc:
+        msg = f"more than {_MOST_PARAMETERS} query parameters"
+        raise InvalidRequest(msg, field="query") from exc
+    counts = Counter(name for name, _ in pairs)
+    faults = [
+        (f"query.{name[:100]}", "unknown parameter" if name not in known else f"is there {count} times")
+        for name, count in counts.items()
+        if name not in known or count > 1
+    ]
+    if faults:
+        raise InvalidMembers(faults)
 
 
 def check_headers(headers: Mapping[bytes, bytes]) -> None:

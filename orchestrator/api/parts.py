@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.auth.keys import Keys
+from orchestrator.auth.limits import Limits
 from orchestrator.auth.tokens import Tokens
 from orchestrator.environments.builds import Environments
 from orchestrator.preparation import Preparation
@@ -22,3 +23,4 @@ class Parts:
     sessions: SessionManager
     keys: Keys
     tokens: Tokens
+    limits: Limits

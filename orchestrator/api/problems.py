@@ -17,6 +17,16 @@ TYPE_PREFIX = "urn:kodou:problem:"
 
 Header = tuple[bytes, bytes]
 
+# On every reply that does not carry one of the name: nothing here is a page that may run, frame or load anything.
+SECURITY_HEADERS: tuple[Header, ...] = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
+
 # On every reply of a call after which, or for which, the session got a fresh interpreter.
 RESTARTED: Header = (b"kodou-restarted", b"true")
 
@@ -53,6 +63,14 @@ class NotAcceptable(Refused):
 
     def members(self) -> dict[str, object]:
         return {"available": list(self.available)}
+
+
+class HeadTooLarge(Refused):
+    code = "head_too_large"
+
+
+class MisdirectedRequest(Refused):
+    code = "misdirected_request"
 
 
 class RequestTimeout(Refused):
@@ -119,6 +137,8 @@ KINDS: Mapping[type[KodouError], Kind] = {
     MethodNotAllowed: Kind(405, "Method not allowed"),
     NotAcceptable: Kind(406, "Not acceptable"),
     RequestTimeout: Kind(408, "Request timeout"),
+    HeadTooLarge: Kind(431, "Request head too large"),
+    MisdirectedRequest: Kind(421, "Misdirected request"),
     UnsupportedMediaType: Kind(415, "Unsupported media type"),
     errors.Unavailable: _UNAVAILABLE,
     errors.EngineUnavailable: Kind(503, "Engine unavailable"),

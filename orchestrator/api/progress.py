@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Mapping
 
 import anyio
 
-from orchestrator import telemetry
 from orchestrator.api import problems
 from orchestrator.api.setups import Setup
-from orchestrator.errors import Defect, KodouError
+from orchestrator.errors import KodouError
 from orchestrator.sandboxes.backend import BuildEvent
+from orchestrator.unforeseen import ours
 
 MEDIA_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0  # proxies close a silent connection after 30 to 60 s
@@ -32,8 +32,7 @@ async def stream(setup: Setup, request_id: str, *, keep_alive_s: float = KEEP_AL
     except KodouError as exc:
         yield _sent("error", problems.document(exc, request_id))
     except Exception as exc:
-        telemetry.log.exception("unforeseen")
-        yield _sent("error", problems.document(Defect(str(exc)), request_id))
+        yield _sent("error", problems.document(ours(exc, "a setup that is streamed"), request_id))
     finally:
         if finishing is not None and not delivered:
             finishing.cancel()

@@ -1,11 +1,29 @@
 """Bodies of requests and replies. Unknown members are refused, and nothing is converted: `"1"` is no number.
 
-Limits that are settings are not here but in `options.py`. The reply models describe; replies are not validated again.
+Limits that are settings are checked in `options.py` and described in `openapi.py`. The patterns here describe too: what is
+refused by them is refused elsewhere, with a better reason. Reply models describe; replies are not validated again.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+_VERSION = r"^(0|[1-9][0-9]{0,3})(\.(0|[1-9][0-9]{0,3})){0,2}$"
+# Of a requirement, what a pattern can tell: a name comes first, and no character of a URL, path or option follows.
+_DEPENDENCY = r"""^[ \t]*[A-Za-z0-9][A-Za-z0-9 \t._,;<>=!~*+'"()\[\]-]*$"""
+_TIMEOUT = r"^0*[1-9][0-9]*$"
+_NAMES = r"^[^.]+(\.[^.]+)*$"
+
+T = TypeVar("T")
+# A member that may be left out and is never null.
+_Absent = Annotated[
+    T | SkipJsonSchema[None], Field(default=None, json_schema_extra=lambda schema: schema.pop("default", None))
+]
+# JSON knows one kind of number: 64.0 is the integer 64 (JSON Schema says so too).
+_whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+_Names = Annotated[str, Field(pattern=_NAMES)]
+_Digits = Annotated[str, Field(pattern=_TIMEOUT, max_length=7)]
 
 
 class Body(BaseModel):
@@ -13,10 +31,14 @@ class Body(BaseModel):
 
 
 class ResourcesBody(Body):
-    memory_mb: Annotated[int | None, Field(description="Memory, swap included, in MiB.", ge=64)] = None
+    memory_mb: Annotated[
+        Annotated[int, Field(ge=64), _whole] | None, Field(description="Memory, swap included, in MiB.")
+    ] = None
     cpus: Annotated[float | None, Field(description="Processors.", ge=0.05, allow_inf_nan=False)] = None
-    pids: Annotated[int | None, Field(description="Processes and threads.", ge=8)] = None
-    disk_mb: Annotated[int | None, Field(description="Size of /tmp in MiB; counts as memory.", ge=1)] = None
+    pids: Annotated[Annotated[int, Field(ge=8), _whole] | None, Field(description="Processes and threads.")] = None
+    disk_mb: Annotated[
+        Annotated[int, Field(ge=1), _whole] | None, Field(description="Size of /tmp in MiB; counts as memory.")
+    ] = None
 
 
 class SetupBody(Body):
@@ -25,18 +47,22 @@ class SetupBody(Body):
     )
 
     version: Annotated[
-        str | None,
-        Field(description='Such as "3", "3.12" or "3.12.4": the newest interpreter that matches.', max_length=50),
+        Annotated[str, Field(max_length=50, json_schema_extra={"pattern": _VERSION})] | None,
+        Field(description='Such as "3", "3.12" or "3.12.4": the newest interpreter that matches.'),
     ] = None
     dependencies: Annotated[
-        list[str], Field(description="PEP 508 requirements; order, case and spelling of names do not matter.")
+        list[Annotated[str, Field(json_schema_extra={"pattern": _DEPENDENCY})]],
+        Field(description="PEP 508 requirements; order, case and spelling of names do not matter."),
     ] = []
     resources: Annotated[ResourcesBody | None, Field(description="What the sandbox may take.")] = None
     network: Annotated[
-        Literal["none", "egress"] | None, Field(description="`egress` only where the operator allows it.")
+        Literal["none", "egress"] | None, Field(description="`egress` only where the operator and the key allow it.")
     ] = None
     env: Annotated[dict[str, str] | None, Field(description="Environment variables of the session.")] = None
-    ttl: Annotated[int | None, Field(description="Seconds of idleness until the session is reaped.", ge=1)] = None
+    ttl: Annotated[
+        Annotated[int, Field(ge=1), _whole] | None,
+        Field(description="Seconds of idleness until the session is reaped."),
+    ] = None
     refresh: Annotated[bool, Field(description="Resolve again instead of reusing an earlier resolution.")] = False
 
 
@@ -72,6 +98,7 @@ class OperationReply(BaseModel):
     error: Literal[False]
     status: Literal["building"]
     phase: str = Field(examples=["fetch"])
+    operation: str = Field(description="The last part of `location`.")
     location: str
 
 
@@ -146,8 +173,21 @@ class CallReply(BaseModel):
     ms: float | None = Field(None, description="Time inside the runner, in milliseconds.")
 
 
+class NamepathElement(BaseModel):
+    """One of `name` and `moduleName`; with `args` or `kwargs` it is called."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"oneOf": [{"required": ["name"]}, {"required": ["moduleName"]}]}
+    )
+
+    name: _Absent[_Names] = Field(None, description="An attribute, or several with dots.")
+    moduleName: _Absent[_Names] = Field(None, description="A module, which may be dotted.")
+    args: _Absent[list[object] | dict[str, object]] = None
+    kwargs: _Absent[dict[str, object]] = None
+
+
 class CallRequest(BaseModel):
-    """A call, as `docs/protocol.md` section 2 has it."""
+    """A call, as `docs/protocol.md` section 2 has it. Read by `calls.py` and the runner, not by this model."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -163,11 +203,15 @@ class CallRequest(BaseModel):
         },
     )
 
-    sessionid: str | None = Field(None, description="The session; or name it in X-Session-ID.")
-    timeout: int | float | str | None = Field(None, description="Milliseconds; past the server's maximum means that.")
-    namepath: str | list[str | dict[str, object]] = Field(description='What to call, such as "math.sqrt".')
-    args: list[object] | dict[str, object] | None = Field(None, description="Positional, or keyword as an object.")
-    kwargs: dict[str, object] | None = None
+    sessionid: _Absent[str] = Field(None, description="The session; or name it in X-Session-ID.")
+    timeout: _Absent[Annotated[float, Field(gt=0)] | _Digits] = Field(
+        None, description="Milliseconds; past the server's maximum means that."
+    )
+    namepath: _Names | Annotated[list[_Names | NamepathElement], Field(min_length=1)] = Field(
+        description='What to call, such as "math.sqrt".'
+    )
+    args: _Absent[list[object] | dict[str, object]] = Field(None, description="Positional, or keyword as an object.")
+    kwargs: _Absent[dict[str, object]] = None
 
 
 class Problem(BaseModel):

@@ -16,13 +16,13 @@ from orchestrator.errors import InvalidRequest
 
 def router(parts: Parts) -> APIRouter:
     routes = APIRouter(tags=["sessions"])
-    known = Annotated[Principal, Depends(scoped(parts.keys, "call", "setup", "admin"))]
+    known = Annotated[Principal, Depends(scoped(parts.keys, parts.limits, "call", "setup", "admin"))]
 
     @routes.get(
         "/session",
         summary="Live sessions of the caller",
         response_class=Response,
-        responses={200: {"model": SessionsReply}, **problems_described(401, 403, 422, 503)},
+        responses={200: {"model": SessionsReply}},
     )
     async def sessions(
         principal: known, all: Annotated[bool, Query(description="Those of all owners; needs `admin`.")] = False
@@ -36,13 +36,15 @@ def router(parts: Parts) -> APIRouter:
         "/session",
         summary="End a session",
         response_class=Response,
-        responses={200: {"model": ClosedReply}, **problems_described(401, 403, 404, 413, 415, 422, 503)},
+        responses={200: {"model": ClosedReply}, **problems_described(404)},
         openapi_extra=bodies.described(CloseBody, required=False),
     )
     async def close(
         request: Request,
         principal: known,
-        x_session_id: Annotated[str | None, Header(description="The session, where no body names it.")] = None,
+        x_session_id: Annotated[
+            str | None, Header(alias="X-Session-ID", description="The session, where no body names it.")
+        ] = None,
     ) -> Response:
         """Again is success: what is closed already stays so."""
         body = await bodies.read(request, CloseBody, parts.settings, optional=True)

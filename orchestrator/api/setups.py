@@ -35,10 +35,13 @@ class Setup:
     @classmethod
     async def begin(cls, parts: Parts, principal: Principal, language: str, body: SetupBody) -> "Setup":
         """Start the build, or join it. Raises `KodouError` for what can be told without one."""
-        options = session_options(body, parts.settings)
+        options = session_options(body, parts.settings, principal)
         try:
+            parts.sessions.check_room(principal.owner)  # before the index or the engine is asked for anything
             await parts.preparation.wait(PREPARATION_S)
-            build = await parts.environments.setup(language, body.version, body.dependencies, refresh=body.refresh)
+            build = await parts.environments.setup(
+                language, body.version, body.dependencies, refresh=body.refresh, owner=principal.owner
+            )
         except KodouError as exc:
             telemetry.SETUPS.labels(exc.code).inc()
             raise

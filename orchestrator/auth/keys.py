@@ -19,7 +19,7 @@ from orchestrator.errors import Forbidden, InvalidRequest, NotFound, Unauthorize
 from orchestrator.records import Key
 from orchestrator.store.base import Store
 
-SCOPES = frozenset({"setup", "call", "admin"})
+SCOPES = frozenset({"setup", "call", "egress", "admin"})
 DEFAULT_SCOPES = frozenset({"setup", "call"})
 CACHED_TOKENS = 10_000
 

@@ -9,14 +9,30 @@ import re
 import secrets
 import stat
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.errors import KodouError
+from orchestrator.errors import InvalidRequest, KodouError, NotFound
 
 KEY_BYTES = 32
 LEAST_DISTINCT_BYTES = 8  # 32 random bytes have about 30; "changeme…", zeros and the like have few
 
 _NAME = re.compile(r"(api|session)-([0-9]{8})\.key")
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """One that is there. `signs`: it is its kind's newest; the others only verify what they signed."""
+
+    kind: str
+    kid: str
+    created_at: datetime
+    signs: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.kid}"
 
 
 class UnsafeKey(KodouError):
@@ -41,10 +57,37 @@ def add(directory: Path, kind: str) -> str:
         number = int(taken[-1][0]) + 1 if taken else 1
         before = directory.stat().st_mtime_ns
         if _make(directory, kind, number):
-            # Servers look at this time to see that there is a new key, and the kernel's own is as coarse as its tick.
-            now = max(time.time_ns(), before + 1)
-            os.utime(directory, ns=(now, now))
+            _mark_changed(directory, before)
             return f"{number:08d}"
+
+
+def found(directory: Path, kind: str) -> list[SigningKey]:
+    """Keys of one kind, oldest first."""
+    names = _names(directory, kind)
+    return [
+        SigningKey(kind, kid, datetime.fromtimestamp((directory / name).stat().st_mtime, UTC), kid == names[-1][0])
+        for kid, name in names
+    ]
+
+
+def retire(directory: Path, kind: str, kid: str) -> None:
+    """Remove a key, and with it the worth of all that it signed. Raises `NotFound`; `InvalidRequest`: it is the newest."""
+    there = {key.kid: key for key in found(directory, kind)}
+    if kid not in there:
+        msg = f"there is no signing key {kind}-{kid}"
+        raise NotFound(msg)
+    if there[kid].signs:
+        msg = f"{kind}-{kid} is the key that signs: rotate first, and retire it when what it signed is no longer in use"
+        raise InvalidRequest(msg)
+    before = directory.stat().st_mtime_ns
+    (directory / f"{kind}-{kid}.key").unlink(missing_ok=True)
+    _mark_changed(directory, before)
+
+
+def _mark_changed(directory: Path, before: int) -> None:
+    """Servers look at this time to see that keys came or went, and the kernel's own is as coarse as its tick."""
+    now = max(time.time_ns(), before + 1)
+    os.utime(directory, ns=(now, now))
 
 
 def _names(directory: Path, kind: str) -> list[tuple[str, str]]:

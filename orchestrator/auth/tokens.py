@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jwt
 
 from orchestrator.auth import signing_keys
+from orchestrator.auth.signing_keys import SigningKey
 from orchestrator.errors import SessionExpired, SessionNotFound, Unauthorized
 from orchestrator.records import Key, Session
 from orchestrator.telemetry import log
@@ -21,6 +22,7 @@ from orchestrator.telemetry import log
 ALGORITHM = "HS256"
 ISSUER = "kodou"
 LEEWAY_S = 30
+SET_BACK_S = 86_400  # a clock that is set back by less makes no key just issued one "from the future"
 MAX_TOKEN_CHARS = 4096
 NO_SUCH_SESSION = "no such session"
 NOT_VALID = "the API id is not valid"
@@ -28,6 +30,7 @@ NOT_VALID = "the API id is not valid"
 _YEAR_9999 = 253_370_764_800  # Unix time; what lies beyond is no time that Python can tell
 
 Kind = Literal["api", "session"]
+KINDS: tuple[Kind, ...] = ("api", "session")
 
 # The last character of 32 bytes in base64 has two spare bits: without the closed set, four spellings of one token pass.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
@@ -61,10 +64,20 @@ class Tokens:
         return cls(data_dir / "keys")
 
     def rotate(self, kind: Kind) -> str:
-        """Sign with a new key from now on; what older keys signed stays good until their files are removed."""
+        """Sign with a new key from now on; what older keys signed stays good until they are retired."""
         kid = signing_keys.add(self._directory, kind)
         self._load()
         return kid
+
+    def retire(self, kind: Kind, kid: str) -> None:
+        """End an older key, and all that it signed. Whoever has checked tokens and remembers them is to be woken by
+        `Generation.bump` after this. Raises `NotFound`; `InvalidRequest`: it is the newest."""
+        signing_keys.retire(self._directory, kind, kid)
+        self._load()
+
+    def signing_keys(self) -> list[SigningKey]:
+        """Those of both kinds, oldest first."""
+        return [key for kind in KINDS for key in signing_keys.found(self._directory, kind)]
 
     def api_id(self, key: Key) -> str:
         claims: dict[str, Any] = {"jti": key.id, "sub": key.owner, "iat": key.created_at}
@@ -123,7 +136,7 @@ class Tokens:
                 algorithms=[ALGORITHM],
                 audience=_audience(kind),
                 issuer=ISSUER,
-                leeway=LEEWAY_S,
+                leeway=SET_BACK_S,
                 options={"require": [*required, "typ", "aud", "iss"], "verify_exp": False, "strict_aud": True},
             )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
@@ -144,9 +157,8 @@ class Tokens:
 
     def _load(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kinds: tuple[Kind, ...] = ("api", "session")
         while (seen := self._directory.stat().st_mtime_ns) != self._seen:  # until nothing came while it was read
-            self._keys = {kind: signing_keys.load(self._directory, kind) for kind in kinds}
+            self._keys = {kind: signing_keys.load(self._directory, kind) for kind in KINDS}
             self._seen = seen
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from orchestrator.cli import demo, doctor, images, keys, remote, serve, sessions
+from orchestrator.cli import demo, doctor, driver, images, keys, remote, serve, sessions
 from orchestrator.cli.options import SettingsRefused
 from orchestrator.cli.terminal import complain
 from orchestrator.errors import KodouError
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("driver")(driver.driver)
 app.add_typer(keys.app, name="keys")
 app.command("setup")(remote.setup)
 app.command("call", context_settings={"ignore_unknown_options": True})(remote.call)  # -3 is an argument of the call

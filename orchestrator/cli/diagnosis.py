@@ -12,6 +12,7 @@ import httpx
 
 from orchestrator.cli.data import opened_backend
 from orchestrator.cli.options import SettingsRefused, open_data_dir
+from orchestrator.driver.apart import apart
 from orchestrator.environments.index import Index
 from orchestrator.environments.uv import ca_bundle
 from orchestrator.errors import KodouError
@@ -45,7 +46,10 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     yield await asyncio.to_thread(_index, settings)
     if not usable.held:  # every backend keeps files there
         return
-    for name, promises in PROMISES.items():
+    kept = await apart(settings)
+    yield Finding("server", kept.name, kept.held, kept.detail)
+    # What a driver holds is not told by looking from here: run where it runs, without its socket, this does.
+    for name, promises in ({} if settings.driver_socket is not None else PROMISES).items():
         for promise in await promises(settings):
             yield Finding(f"backend {name}", promise.name, promise.held, promise.detail)
     async for finding in _selected(settings):

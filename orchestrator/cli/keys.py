@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli import signing
 from orchestrator.cli.data import admin, opened_keys
 from orchestrator.cli.options import DataDir, Json, duration, names
 from orchestrator.cli.terminal import print_json, print_table, since_told
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
 
 app = typer.Typer(help="Make, list and revoke keys.", no_args_is_help=True, rich_markup_mode=None)
+app.command("signing")(signing.signing)
+app.command("rotate")(signing.rotate)
+app.command("retire")(signing.retire)
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="What to call it.")],
     scopes: Annotated[
-        frozenset[str], typer.Option(parser=names, metavar="SCOPES", help="Some of setup, call, admin.")
+        frozenset[str], typer.Option(parser=names, metavar="SCOPES", help="Some of setup, call, egress, admin.")
     ] = "setup,call",  # type: ignore[assignment]  # parsed as if it had been typed
     expires: Annotated[
         timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="Such as 30d; else it does not.")

@@ -1,6 +1,7 @@
 """`kodou serve`: the server itself."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,9 +20,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 8000 if unset, 0 takes a free one.")] = None,
     data_dir: DataDir = None,
     backend: Annotated[str | None, typer.Option(help="auto, docker, bubblewrap or process; auto if unset.")] = None,
+    driver: Annotated[
+        Path | None,
+        typer.Option(help="Socket of a `kodou driver`, which holds the engine; KODOU_DRIVER_SOCKET if unset."),
+    ] = None,
 ) -> None:
     """Run the server. Every setting has a KODOU_… variable; these options come before them."""
-    settings = load_settings(host=host, port=port, data_dir=data_dir, backend=backend)
+    settings = load_settings(host=host, port=port, data_dir=data_dir, backend=backend, driver_socket=driver)
     open_data_dir(settings)
     if sys.stdin.isatty() and sys.stdout.isatty():
         import asyncio

@@ -1,6 +1,7 @@
 """Environments: from a request to a built image, each built once however many ask."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
@@ -17,7 +18,6 @@ from orchestrator.environments.requirements import canonical, request_digest
 from orchestrator.environments.versions import match
 from orchestrator.errors import (
     BuildFailed,
-    Defect,
     DependencyUnresolvable,
     IndexUnavailable,
     KodouError,
@@ -29,6 +29,8 @@ from orchestrator.records import Environment, EnvironmentState
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, ImageStore, Interpreter
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store
+from orchestrator.turns import Turns
+from orchestrator.unforeseen import ours
 
 __all__ = ["Build", "Built", "Environments"]
 
@@ -46,7 +48,8 @@ class Environments:
         self._catalog = Catalog(store)
         self._locks = EnvironmentLocks(settings.data_dir)
         self._python = PythonBuilder(settings, images)
-        self._slots = asyncio.Semaphore(settings.max_builds)
+        self._turns = Turns(settings.max_builds)
+        self._of_owner: Counter[str] = Counter()  # builds that run or wait, by who asked first
         self._running: dict[tuple[str, bool], Build] = {}  # by request digest and whether it is to be resolved anew
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -76,11 +79,18 @@ class Environments:
         return await self._images.interpreters()
 
     async def setup(
-        self, language: str, version: str | None, dependencies: Sequence[str], *, refresh: bool = False
+        self,
+        language: str,
+        version: str | None,
+        dependencies: Sequence[str],
+        *,
+        refresh: bool = False,
+        owner: str = "",
     ) -> Build:
         """The build of what is asked for: one that is done, one under way, or a new one.
 
         Args:    dependencies: PEP 508 strings; see `requirements.canonical`. refresh: resolve again, whatever is known.
+                 owner: who asks; one owner's builds do not keep another's waiting for more than one turn.
         Raises:  NotFound (language), UnknownVersion, InvalidRequest, RateLimited (too many builds), ShuttingDown.
         """
         if self._closing:
@@ -99,7 +109,7 @@ class Environments:
             return Build.done(known)
         # From here to the task's start nothing waits, so of two equal requests the second finds the first one's build.
         running = self._running.get((request, refresh))
-        return running or self._begin(request, interpreter, wanted, stored=known, refresh=refresh)
+        return running or self._begin(request, interpreter, wanted, stored=known, refresh=refresh, owner=owner)
 
     async def get(self, language: str, environment_id: str) -> Environment:
         """One environment, in whatever state. Raises `NotFound`."""
@@ -142,6 +152,7 @@ class Environments:
         *,
         stored: Environment | None,
         refresh: bool,
+        owner: str,
     ) -> Build:
         if self._closing:
             msg = "the server is stopping"
@@ -149,28 +160,40 @@ class Environments:
         if len(self._running) >= self._settings.max_builds + self._settings.max_builds_waiting:
             msg = f"{len(self._running)} builds run or wait already"
             raise RateLimited(msg, after_s=_BUSY_AFTER_S)
+        if self._of_owner[owner] >= self._settings.max_builds_per_owner:
+            msg = f"{self._of_owner[owner]} builds of yours run or wait already, the most there may be"
+            raise RateLimited(msg, after_s=_BUSY_AFTER_S)
         build = Build()
         work = self._make(build, request, interpreter, wanted, stored=stored, refresh=refresh)
-        task = asyncio.create_task(self._run(build, work), name=f"build {request[:12]}")
+        task = asyncio.create_task(self._run(build, work, owner), name=f"build {request[:12]}")
         self._running[request, refresh] = build
+        self._of_owner[owner] += 1
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(done, (request, refresh), build, work))
+        task.add_done_callback(lambda done: self._ended(done, (request, refresh), build, work, owner))
         return build
 
     def _ended(
-        self, task: asyncio.Task[None], key: tuple[str, bool], build: Build, work: Coroutine[None, None, Built]
+        self,
+        task: asyncio.Task[None],
+        key: tuple[str, bool],
+        build: Build,
+        work: Coroutine[None, None, Built],
+        owner: str,
     ) -> None:
         self._tasks.discard(task)
+        self._of_owner[owner] -= 1
+        if not self._of_owner[owner]:
+            del self._of_owner[owner]
         self._running.pop(key, None)
         work.close()  # a task that was cancelled before its turn has not begun it
         if not build.ended():
             build.fail(ShuttingDown("the server stopped during the build"))
 
-    async def _run(self, build: Build, work: Coroutine[None, None, Built]) -> None:
+    async def _run(self, build: Build, work: Coroutine[None, None, Built], owner: str) -> None:
         """Carry the work's end over to the build: the edge at which foreign errors become ours."""
         started = perf_counter()
         try:
-            async with self._slots:
+            async with self._turns.turn(owner):
                 built = await work
         except KodouError as exc:
             telemetry.BUILDS.labels("failed").inc()
@@ -178,8 +201,7 @@ class Environments:
             build.fail(exc)
         except Exception as exc:
             telemetry.BUILDS.labels("failed").inc()
-            telemetry.log.exception("build failed")
-            build.fail(Defect(f"{type(exc).__name__}: {exc}"))
+            build.fail(ours(exc, "a build"))
         else:
             if not built.reused:
                 telemetry.BUILDS.labels("ready").inc()

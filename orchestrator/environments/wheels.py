@@ -1,7 +1,6 @@
 """WheelStore: package files by their SHA-256, fetched once. Only this writes there; builds read."""
 
 import asyncio
-import errno
 import hashlib
 import os
 import ssl
@@ -21,6 +20,7 @@ from orchestrator.environments.uv import ca_bundle
 from orchestrator.errors import BuildFailed, DependencyUnresolvable, IndexUnavailable, StoreBusy
 from orchestrator.sandboxes.backend import BuildEvent
 from orchestrator.settings import Settings
+from orchestrator.unforeseen import FULL
 
 PARALLEL_FETCHES = 8
 MAX_REDIRECTS = 5
@@ -30,7 +30,6 @@ _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 _PARTS = ".parts"
 _CHUNK_BYTES = 1024 * 1024
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Progress = Callable[[int, int | None], None]  # bytes so far, total if known
 
@@ -88,7 +87,7 @@ class WheelStore:
         try:
             await asyncio.gather(*tasks)
         except OSError as exc:
-            if exc.errno in _FULL:
+            if exc.errno in FULL:
                 msg = "the disk of the package store is full"
                 raise StoreBusy(msg) from exc
             raise

@@ -4,6 +4,9 @@ A backend gives the sandbox; what runs in it, what it is given and what is made 
 """
 
 import asyncio
+import errno
+import os
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from orchestrator.environments.explain import resolve_failure, tail
 from orchestrator.environments.index import Index
 from orchestrator.environments.index_proxy import IndexProxy
 from orchestrator.environments.uv import ca_bundle, shared_uv
-from orchestrator.errors import BuildFailed, Defect
+from orchestrator.errors import BuildFailed, Defect, KodouError, StoreBusy
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder
 from orchestrator.sandboxes.build_log import BuildLog
 from orchestrator.sandboxes.layout import BUILD, ENV, INDEX
@@ -23,6 +26,7 @@ from orchestrator.settings import Settings
 PROBE_TIMEOUT_S = 60.0
 MAX_PROBE_BYTES = 65_536
 MAX_LOCK_BYTES = 8 * 1024 * 1024
+MB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +123,17 @@ class BuilderCommands:
                 if ended.verdict is not None:
                     raise BuildFailed(ended.verdict, log_tail=record.tail())
                 if ended.exit_code != 0:
-                    msg = f"the installer ended with code {ended.exit_code}"
-                    raise BuildFailed(msg, log_tail=record.tail())
+                    raise await asyncio.to_thread(self._failure, ended.exit_code, record.tail())
                 yield BuildEvent("commit")
                 await commit(workspace, builder)
+
+    def _failure(self, exit_code: int, log_tail: str) -> KodouError:
+        """Why an installer failed. That a disk is full it says itself, and is believed where that can be: a build may take
+        more than there is room for. By now it has removed what it wrote."""
+        free = shutil.disk_usage(self._settings.builds_dir).free
+        if os.strerror(errno.ENOSPC) in log_tail and free < self._settings.build_disk_mb * MB:
+            return StoreBusy("the disk that environments are built on is full: try again later")
+        return BuildFailed(f"the installer ended with code {exit_code}", log_tail=log_tail)
 
     def _workspace(self) -> AbstractAsyncContextManager[Workspace]:
         return Workspace.held(self._settings.builds_dir)

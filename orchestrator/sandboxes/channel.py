@@ -79,6 +79,7 @@ class RunnerConfig:
     max_items: int
     orphan_s: int
     fsize_bytes: int
+    egress: bool = False
 
 
 class RunnerChannel(Protocol):

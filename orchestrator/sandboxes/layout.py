@@ -7,7 +7,10 @@ BUILD = "/build"  # what a builder sandbox is given
 INDEX = "/run/kodou-index"  # directory of the index proxy's socket
 TMP = "/tmp"  # noqa: S108
 
-RUNNER_COMMAND = (f"{ENV}/bin/python", "-I", f"{LIB}/runner/boot.py", f"{LINK}/s")
+RUNNER = (f"{LIB}/runner/boot.py", f"{LINK}/s")
+RUNNER_COMMAND = (f"{ENV}/bin/python", "-I", *RUNNER)
+BARE_PYTHON = f"{LIB}/python/bin/python"  # of the backends without an engine: no packages (`library`)
+LANDLOCK = f"{LIB}/runner/landlock.py"
 BUILDER_COMMAND = ("-I", f"{LIB}/builder/boot.py")  # after the interpreter
 
 VARIABLES = {"PATH": f"{ENV}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": TMP, "TMPDIR": TMP, "LANG": "C.UTF-8"}

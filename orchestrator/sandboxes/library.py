@@ -35,6 +35,17 @@ def write_library(directory: Path) -> None:
             (Path(path) / name).chmod(0o644)
 
 
+def write_bare_interpreter(directory: Path, interpreter: Path) -> None:
+    """Make `<directory>/python/bin/python`: the interpreter, in a virtual environment without packages. Nothing runs as it
+    starts but itself. Blocks. Raises `OSError`."""
+    home = directory / "python"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python").symlink_to(interpreter)
+    (home / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\ninclude-system-site-packages = false\n")
+    for path, mode in ((home, 0o755), (home / "bin", 0o755), (home / "pyvenv.cfg", 0o644)):
+        path.chmod(mode)  # whatever the umask is
+
+
 def _python_files(directory: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
     for entry in directory.iterdir():
         path = f"{prefix}/{entry.name}"

@@ -36,8 +36,8 @@ class Link:
     def __init__(self, directory: Path, listener: socket.socket, *, peer_uid: int | None, reopened: bool) -> None:
         self.directory = directory  # what is mounted at /run/kodou
         self.reopened = reopened  # a runner may be there already, with a worker and its state
+        self.peer_uid = peer_uid
         self._listener = listener
-        self._peer_uid = peer_uid
         self._accepting: asyncio.AbstractEventLoop | None = None
 
     @classmethod
@@ -47,7 +47,7 @@ class Link:
         directory = run_dir / sandbox_id
         directory.mkdir(mode=0o700)
         try:
-            listener = _listen(directory, owner)
+            listener = listen(directory, owner=owner)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -57,12 +57,29 @@ class Link:
     def reopen(cls, run_dir: Path, sandbox_id: str, *, owner: int | None = None, peer_uid: int | None = None) -> "Link":
         """Listen again where an earlier link was, whose process crashed or let go. Raises `OSError`."""
         directory = run_dir / sandbox_id
-        return cls(directory, _listen(directory, owner), peer_uid=peer_uid, reopened=True)
+        return cls(directory, listen(directory, owner=owner), peer_uid=peer_uid, reopened=True)
+
+    @classmethod
+    def received(cls, descriptor: int, sandbox_id: str, *, peer_uid: int | None, reopened: bool) -> "Link":
+        """The link of a sandbox whose listening socket another process has handed over; `directory` tells its name only.
+        Owns the descriptor. Raises `OSError`: it is something else."""
+        listener = socket.socket(fileno=descriptor)
+        listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if (listener.family, listener.type, listening) != (socket.AF_UNIX, socket.SOCK_STREAM, 1):
+            listener.close()
+            msg = "what was handed over is no listening socket"
+            raise OSError(msg)
+        listener.setblocking(False)
+        return cls(Path(sandbox_id), listener, peer_uid=peer_uid, reopened=reopened)
 
     @staticmethod
     def remove(run_dir: Path, sandbox_id: str) -> None:
         """Remove the directory, once the sandbox is gone; already gone is success. Blocks."""
         shutil.rmtree(run_dir / sandbox_id, ignore_errors=True)
+
+    def fileno(self) -> int:
+        """The listening socket's descriptor, to be handed to another process, which goes on where this one closes."""
+        return self._listener.fileno()
 
     def accept(self, on_connection: Callable[[socket.socket], None]) -> None:
         """Hand each connection that comes from now on to `on_connection`, until `pause`. May be called twice."""
@@ -97,8 +114,8 @@ class Link:
             self.pause()
             asyncio.get_running_loop().call_later(_ACCEPT_RETRY_S, self.accept, on_connection)
             return
-        if self._peer_uid is not None and _uid_of(connection) != self._peer_uid:
-            log.warning("link_foreign_peer", directory=str(self.directory), uid=_uid_of(connection))
+        if self.peer_uid is not None and peer_uid(connection) != self.peer_uid:
+            log.warning("link_foreign_peer", directory=str(self.directory), uid=peer_uid(connection))
             connection.close()
             return
         connection.setblocking(False)
@@ -126,25 +143,26 @@ def _shared_directory(path: Path) -> None:
         path.chmod(0o711)  # whatever the umask is
 
 
-def _listen(directory: Path, owner: int | None) -> socket.socket:
+def listen(directory: Path, name: str = SOCKET_NAME, *, owner: int | None, backlog: int = _BACKLOG) -> socket.socket:
+    """Listen at a new socket in a directory, which both are given to `owner`, if any. Blocks. Raises `OSError`."""
     with contextlib.ExitStack() as stack:
         directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         stack.callback(os.close, directory_fd)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(SOCKET_NAME, dir_fd=directory_fd)
+            os.unlink(name, dir_fd=directory_fd)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         undo = stack.enter_context(contextlib.ExitStack())
         undo.callback(listener.close)
-        listener.bind(f"/proc/self/fd/{directory_fd}/{SOCKET_NAME}")
-        _hand_over(directory_fd, owner)
-        listener.listen(_BACKLOG)
+        listener.bind(f"/proc/self/fd/{directory_fd}/{name}")
+        _hand_over(directory_fd, name, owner)
+        listener.listen(backlog)
         undo.pop_all()
         return listener
 
 
-def _hand_over(directory_fd: int, owner: int | None) -> None:
+def _hand_over(directory_fd: int, name: str, owner: int | None) -> None:
     """Give socket and directory the modes and the owner they need; the directory last, so that none interferes."""
-    socket_fd = os.open(SOCKET_NAME, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    socket_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
     try:
         if not stat.S_ISSOCK(os.fstat(socket_fd).st_mode):
             msg = "what was bound in the run directory is no socket: something else writes there"
@@ -162,7 +180,8 @@ def _hand_over(directory_fd: int, owner: int | None) -> None:
         os.close(socket_fd)
 
 
-def _uid_of(connection: socket.socket) -> int:
+def peer_uid(connection: socket.socket) -> int:
+    """Who made the other end of a Unix socket, as this process' user namespace has it."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
     _, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
     return int(uid)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from orchestrator.errors import EngineUnavailable, SandboxLost
+from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxLost
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
 from orchestrator.sandboxes.channel import RunnerChannel, greet
 from orchestrator.sandboxes.directories.builders import run_plainly
@@ -50,6 +50,9 @@ class ProcessBackend:
         self.images: ImageStore = self._images
 
     async def start(self, image: Image, spec: SandboxSpec, *, labels: Mapping[str, str]) -> Sandbox:
+        if spec.network != "none":
+            msg = "the process backend has no egress: what runs in it has the server's own network anyway"
+            raise InvalidRequest(msg, field="network")
         return await asyncio.to_thread(self._start, image, labels)
 
     async def connect(self, sandbox: Sandbox, *, timeout_s: float) -> RunnerChannel:

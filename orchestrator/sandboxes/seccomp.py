@@ -35,9 +35,22 @@ _NUMBER_OFFSET = 0
 _RETURN_ERRNO = 0x00050000
 
 
-def profile_json() -> str:
-    """The profile as `docker run --security-opt seccomp=` takes it (20.10 and newer)."""
-    return json.dumps(_profile())
+def profile_json(*, gvisor: bool = False) -> str:
+    """The profile as `docker run --security-opt seccomp=` takes it (20.10 and newer).
+
+    `gvisor`: in the words of gVisor, which refuses with EPERM whatever error a rule names; so a C library would not fall back
+    from `clone3`, and no thread would start. What is left to a tracer, where there is none, fails with ENOSYS.
+    """
+    profile = _profile()
+    if gvisor:
+        return json.dumps({**profile, "syscalls": [_for_gvisor(rule) for rule in profile["syscalls"]]})
+    return json.dumps(profile)
+
+
+def _for_gvisor(rule: dict[str, Any]) -> dict[str, Any]:
+    if rule.get("errnoRet") != ENOSYS:
+        return rule
+    return {**{name: value for name, value in rule.items() if name != "errnoRet"}, "action": "SCMP_ACT_TRACE"}
 
 
 @functools.cache

@@ -1,22 +1,43 @@
-"""Which backend runs: the one that settings name, or the best that this machine can hold."""
+"""Which backend runs: a driver's, or the one that settings name, or the best that this machine can hold."""
 
 import asyncio
 
+from orchestrator.driver.client import DriverBackend
 from orchestrator.errors import EngineUnavailable, KodouError
 from orchestrator.sandboxes.backend import SandboxBackend
 from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
 from orchestrator.sandboxes.bubblewrap.backend import check as check_bubblewrap
+from orchestrator.sandboxes.bubblewrap.backend import promises as bubblewrap_promises
 from orchestrator.sandboxes.docker.backend import DockerBackend
+from orchestrator.sandboxes.docker.host import docker_promises, require_runtime
 from orchestrator.sandboxes.process import ProcessBackend
+from orchestrator.sandboxes.promises import require
 from orchestrator.settings import Settings
+
+Engine = DockerBackend | BubblewrapBackend | ProcessBackend
 
 PING_S = 5.0
 
 
 async def select_backend(settings: Settings) -> SandboxBackend:
-    """The backend of this server. `auto`: docker if an engine answers, else bubblewrap if it works here.
+    """The backend of this server: the one that a driver holds, if settings name its socket, else one of its own.
 
-    Raises: EngineUnavailable: the one that is named does not work, or with `auto` none; says what to do.
+    Raises: EngineUnavailable: what is named does not work; says what to do.
+    """
+    if settings.driver_socket is None:
+        return await select_engine(settings)
+    backend = await DriverBackend.reached(settings.driver_socket)
+    if settings.backend not in ("auto", backend.name):
+        msg = f"the driver holds the {backend.name} backend, not {settings.backend}"
+        raise EngineUnavailable(msg)
+    return backend
+
+
+async def select_engine(settings: Settings) -> Engine:
+    """The backend that this process holds itself. `auto`: docker if an engine answers, else bubblewrap if it works here.
+
+    Raises: EngineUnavailable: the one that is named does not work or cannot hold what `required_promises` names, or with
+            `auto` none; says what to do.
     """
     match settings.backend:
         case "docker":
@@ -24,12 +45,15 @@ async def select_backend(settings: Settings) -> SandboxBackend:
         case "bubblewrap":
             return await _bubblewrap(settings)
         case "process":
+            require([], settings.required_promises)
             return await asyncio.to_thread(ProcessBackend, settings)
         case "auto":
             return await _best(settings)
 
 
-async def _best(settings: Settings) -> SandboxBackend:
+async def _best(settings: Settings) -> Engine:
+    if settings.docker_runtime is not None:  # a kernel of its own was asked for, which no other backend gives
+        return await _docker(settings)
     reasons = []
     for choose in (_docker, _bubblewrap):
         try:
@@ -40,7 +64,7 @@ async def _best(settings: Settings) -> SandboxBackend:
     raise EngineUnavailable(msg)
 
 
-async def _docker(settings: Settings) -> SandboxBackend:
+async def _docker(settings: Settings) -> Engine:
     backend = await asyncio.to_thread(DockerBackend, settings)
     try:
         await backend.ping(timeout_s=PING_S)
@@ -48,11 +72,19 @@ async def _docker(settings: Settings) -> SandboxBackend:
         await backend.aclose()
         msg = "no Docker engine answers: start one, and let this user reach it (KODOU_DOCKER_URL)"
         raise EngineUnavailable(msg) from exc
+    try:
+        promises = await docker_promises(settings)
+        require_runtime(promises)
+        require(promises, settings.required_promises)
+    except KodouError:
+        await backend.aclose()
+        raise
     return backend
 
 
-async def _bubblewrap(settings: Settings) -> SandboxBackend:
+async def _bubblewrap(settings: Settings) -> Engine:
     problem = await check_bubblewrap(settings)
     if problem is not None:
         raise EngineUnavailable(problem)
+    require(await bubblewrap_promises(settings), settings.required_promises)
     return await asyncio.to_thread(BubblewrapBackend, settings)

@@ -121,14 +121,18 @@ class Registry:
     def get(self, id: str) -> LiveSession | None:
         return self._sessions.get(id)
 
-    def admit(self, live: LiveSession) -> None:
-        """Add a session that is yet to start, so that a burst cannot pass the limits. Raises `RateLimited`."""
+    def check_room(self, owner: str) -> None:
+        """Raises `RateLimited`: no further session of this owner can be admitted."""
         if len(self._sessions) >= self._settings.max_sessions:
             msg = f"the server has its {self._settings.max_sessions} sessions: close one, or try again later"
             raise RateLimited(msg, after_s=ADMISSION_RETRY_S)
-        if self._of_owner[live.record.owner] >= self._settings.max_sessions_per_owner:
+        if self._of_owner[owner] >= self._settings.max_sessions_per_owner:
             msg = f"you have {self._settings.max_sessions_per_owner} sessions, the most there may be: close one"
             raise RateLimited(msg, after_s=ADMISSION_RETRY_S)
+
+    def admit(self, live: LiveSession) -> None:
+        """Add a session that is yet to start, so that a burst cannot pass the limits. Raises `RateLimited`."""
+        self.check_room(live.record.owner)
         self.add(live)
 
     def add(self, live: LiveSession) -> None:
@@ -141,6 +145,12 @@ class Registry:
         """`token` was verified, and names this session."""
         live.tokens.add(token)
         self.by_token[token] = live
+
+    def forget_tokens(self) -> None:
+        """Have all tokens verified again."""
+        self.by_token.clear()
+        for live in self._sessions.values():
+            live.tokens.clear()
 
     def remove(self, live: LiveSession) -> bool:
         """Forget it. False: it was forgotten before."""

@@ -82,6 +82,10 @@ class SessionManager:
         await recovery.recover(self._store, self._sandboxes, self._registry, self._lifecycle)
         self._reaping = asyncio.create_task(self._reaper.run())
 
+    def check_room(self, owner: str) -> None:
+        """Raises `RateLimited`: an `open` now would, so there is no use in preparing one."""
+        self._registry.check_room(owner)
+
     async def open(
         self, principal: Principal, environment: Environment, image: Image, options: SessionOptions
     ) -> Opened:

@@ -62,19 +62,22 @@ class Reaper:
             await self._try("looking after a session", lambda live=live: self._look_after(live))  # type: ignore[misc]
         now = time.monotonic()
         if now - self._last_swept >= SWEEP_S:
-            self._last_swept = now
-            await self._try("comparing with the store", self._watch.compare)
-            await self._try("sweeping sandboxes", self.sweep)
+            compared = await self._try("comparing with the store", self._watch.compare)
+            if await self._try("sweeping sandboxes", self.sweep) and compared:
+                self._last_swept = now  # else in the next pass: an engine that was away comes back with leftovers
         if now - self._last_tidied >= TIDY_S:
             self._last_tidied = now
             await self._try("purging closed sessions", self.purge)
             await self._try("sweeping run directories", self.sweep_run_dir)
 
-    async def _try(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, what: str, step: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it was done."""
         try:
             await step()
         except Exception as error:  # an edge: the reaper outlives whatever one step meets
             log.warning("a step of the reaper failed", step=what, error=repr(error))
+            return False
+        return True
 
     async def _look_after(self, live: LiveSession) -> None:
         if live.state in ENDED:

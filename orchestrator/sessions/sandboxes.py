@@ -12,6 +12,7 @@ from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, Sandb
 from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
+from orchestrator.turns import Turns
 
 INSTANCE_LABEL = "io.kodou.instance"
 SESSION_LABEL = "io.kodou.session"
@@ -52,7 +53,7 @@ class Sandboxes:
         self._settings = settings
         self._backend = backend
         self._background = background
-        self._starts = asyncio.Semaphore(settings.max_starts)
+        self._starts = Turns(settings.max_starts)
 
     async def image(self, environment_id: str) -> Image | None:
         return await self._backend.images.find(environment_id)
@@ -60,7 +61,7 @@ class Sandboxes:
     async def start(self, image: Image, session: Session) -> tuple[Sandbox, RunnerChannel]:
         """A fresh sandbox with its runner configured. Whoever is cancelled here leaves nothing behind.
         Raises `NotFound` (image), `SandboxLost`, `EngineUnavailable`."""
-        await self._starts.acquire()
+        await self._starts.acquire(session.owner)
         task = asyncio.create_task(self._start(image, session))
         task.add_done_callback(lambda _: self._starts.release())
         try:
@@ -126,6 +127,7 @@ class Sandboxes:
             max_items=self._settings.max_items,
             orphan_s=self._settings.orphan_s,
             fsize_bytes=session.resources.disk_mb * 1024 * 1024,
+            egress=session.network == "egress",
         )
 
 

@@ -37,6 +37,7 @@ class StoreWatch:
             seen = self._generation.current()  # before the store is read: what comes after is seen next time
             if seen != self._seen:
                 await self.compare()
+                self._registry.forget_tokens()  # the key that one was verified with may have been retired
                 self._seen = seen
 
     async def compare(self) -> None:

@@ -7,6 +7,7 @@ waits for the other.
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from orchestrator.telemetry import log
 
 BUSY_TIMEOUT_MS = 5000
 READERS = 4
+BUSY = "the store is locked, full or out of reach: try again"
 
 T = TypeVar("T")
 
@@ -128,7 +130,12 @@ class SqlStore:
         self._engine.dispose()
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[[sa.Connection], T]) -> T:
+        asked = time.monotonic()
+
         def transaction() -> T:
+            # While another process holds the store each waits its timeout; who came meanwhile has waited as long in the queue.
+            if time.monotonic() - asked > BUSY_TIMEOUT_MS / 1000:
+                raise StoreBusy(BUSY)
             with _ours(), self._engine.begin() as connection:
                 return work(connection)
 
@@ -157,8 +164,7 @@ def _ours() -> Iterator[None]:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, OSError) as error:
         log.warning("store does not answer", reason=str(getattr(error, "orig", None) or error))
-        msg = "the store is locked, full or out of reach: try again"
-        raise StoreBusy(msg) from None
+        raise StoreBusy(BUSY) from None
     except exc.SQLAlchemyError as error:
         msg = "the store refused a statement"
         raise Defect(msg) from error

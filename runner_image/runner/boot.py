@@ -1,4 +1,7 @@
-"""Starts the runner: `python -I boot.py <socket path>`.
+"""Starts the runner: `python -I boot.py <socket path> [<environment> <rule>…]`.
+
+With an environment, the interpreter is one that knows no packages, and enters that environment once the rules hold
+(`landlock`, `environment`); without, it is the environment's own.
 
 The package is loaded under a private name: a user's package called `runner` stays importable, and nothing of ours is
 importable by accident. The greeting goes out before most of it is imported, so that both sides prepare at once.
@@ -28,9 +31,13 @@ def load() -> None:
     loader.exec_module(package)
 
 
-def main(path: str) -> None:
+def main(path: str, environment: str = "", *rules: str) -> None:
     sys.dont_write_bytecode = True  # the directory is mounted read-only
     load()
+    if rules:
+        import_module(NAME + ".landlock").restrict_to(rules)
+    if environment:
+        import_module(NAME + ".environment").enter(environment)
     control = import_module(NAME + ".link").first_connection(path)
     run = import_module(NAME + ".supervisor").run
     sys.dont_write_bytecode = False
@@ -38,6 +45,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    socket_path = sys.argv[1]
+    words = sys.argv[1:]
     sys.argv[:] = [""]  # what user code sees of it
-    main(socket_path)
+    main(*words)

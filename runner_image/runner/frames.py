@@ -14,8 +14,9 @@ Two connections to one Unix socket, on which the orchestrator listens:
   Generation counts workers from 1. Either side that loses its connection connects anew and greets again; the worker's
   state survives that. The orchestrator sends CONFIG again on every new control connection.
 
-CONFIG: {"env": {str: str}, "max_reply_bytes", "max_output_bytes", "max_items", "orphan_s", "fsize_bytes"}; `env` is set
-before the first worker is forked. The first worker is forked only after CONFIG.
+CONFIG: {"env": {str: str}, "max_reply_bytes", "max_output_bytes", "max_items", "orphan_s", "fsize_bytes", "egress": bool};
+`env` is set before the first worker is forked, after the variables of a proxy with `egress` (`egress.py`). The first
+worker is forked only after CONFIG.
 
 CALL's body is the client's request as it came ({"namepath", "args", …}; "sessionid" and "timeout" are ignored).
 Replies: VALUE, RAISED and UNSERIALISABLE hold the whole HTTP body, at most `max_reply_bytes` of it; the code of an

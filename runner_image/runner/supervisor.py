@@ -14,13 +14,15 @@ import signal
 import time
 
 from . import frames, loop
-from .children import guard_supervisor, kill_all, reap
+from .children import guard_supervisor, kill_all, reap, release_worker
 from .link import FIRST_RETRY_S, LAST_RETRY_S, ORPHAN_S, connect_control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, NoReturn
+
+    from .egress import Egress
 
 _MAX_CONTROL_BYTES = 4 * 1024 * 1024
 # A worker that ends sooner than this after its start is hasty; many in a row are slowed down.
@@ -42,6 +44,7 @@ class Supervisor:
         self._path = path
         self._environ = dict(os.environ)
         self._config: dict[str, Any] | None = None
+        self._egress: Egress | None = None
         self._worker = 0
         self._generation = 0
         self._started_at = 0.0
@@ -144,7 +147,9 @@ class Supervisor:
     def _configure(self, config: dict[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(self._environ)
-        os.environ.update(config["env"])
+        if config.get("egress"):
+            os.environ.update(self._let_out().variables())
+        os.environ.update(config["env"])  # last: what the session asks for counts
         self._orphan_s = float(config["orphan_s"])
         self._config = config
         if not self._worker:
@@ -160,6 +165,8 @@ class Supervisor:
         reap(ended)
         if self._worker in ended and self._config is not None:
             self._replace(ended[self._worker], self._config)
+        if self._egress is not None:
+            self._egress.ended(ended, self._leave_for_good)
 
     def _replace(self, status: int, config: dict[str, Any]) -> None:
         """The worker ended by itself: nothing that it started outlives it."""
@@ -178,12 +185,31 @@ class Supervisor:
         supervisor = os.getpid()
         self._worker = _fork()
         if self._worker:
+            if self._egress is not None:
+                self._egress.start(self._leave_for_good)
             return
         try:
             self._leave()
+            if self._egress is not None:
+                self._egress.leave()
             loop.work(self._path, config, generation=self._generation, supervisor=supervisor)
         finally:
             os._exit(1)
+
+    def _let_out(self) -> Egress:
+        """The way out of the sandbox; forwarded from the first worker on."""
+        if self._egress is None:
+            from .egress import Egress  # few sandboxes have one
+
+            self._egress = Egress(self._path)
+        return self._egress
+
+    def _leave_for_good(self) -> None:
+        """In a fresh fork that is no worker."""
+        supervisor = os.getppid()
+        self._leave()
+        os.setsid()
+        release_worker(supervisor)
 
     def _leave(self) -> None:
         """In a fresh fork: let go of what is the supervisor's."""

@@ -19,7 +19,7 @@ KodouError
 │  ├─ BuildFailed           `log`: the end of the installer's log
 │  ├─ PayloadTooLarge       `limit_bytes`
 │  ├─ RateLimited           `after_s`
-│  └─ MethodNotAllowed, NotAcceptable, RequestTimeout, UnsupportedMediaType
+│  └─ MethodNotAllowed, NotAcceptable, RequestTimeout, UnsupportedMediaType, MisdirectedRequest, HeadTooLarge
 ├─ Unavailable              worth another try; `after_s`
 │  ├─ EngineUnavailable
 │  ├─ IndexUnavailable      the package index does not answer
@@ -177,6 +177,14 @@ class RequestTimeout(Refused):
 
 class UnsupportedMediaType(Refused):
     code = "unsupported_media_type"
+
+
+class MisdirectedRequest(Refused):
+    code = "misdirected_request"
+
+
+class HeadTooLarge(Refused):
+    code = "head_too_large"
 
 
 class Unavailable(KodouError):

@@ -4,6 +4,7 @@ A further backend is one more context manager here and one more line in `CASES`.
 """
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 import runner
 
+from orchestrator.driver.client import DriverBackend
 from orchestrator.errors import NotFound
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend
 from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
@@ -28,6 +30,7 @@ from orchestrator.settings import Settings
 from tests.bubblewrap_fixtures import BubblewrapData
 from tests.conftest import engine_required
 from tests.docker_fixtures import DockerBase, docker_settings
+from tests.driver_fixtures import Driver
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,50 @@ async def bubblewrap_case(request: pytest.FixtureRequest, _: Path) -> AsyncItera
     yield BackendCase(renewed(), data.image, data.settings, renewed, kill, run_labels())
 
 
+# --- either of them behind a driver ---
+
+
+@asynccontextmanager
+async def driven_bubblewrap_case(request: pytest.FixtureRequest, _: Path) -> AsyncIterator[BackendCase]:
+    data: BubblewrapData = request.getfixturevalue("bubblewrap_data")
+    driver: Driver = request.getfixturevalue("bubblewrap_driver")
+
+    async def kill(sandbox: Sandbox) -> None:
+        handle = data.settings.data_dir / "handles" / "bubblewrap" / f"{sandbox.id}.json"
+        os.kill(int(json.loads(handle.read_bytes())["data"]["pid"]), signal.SIGKILL)
+
+    def renewed() -> DriverBackend:
+        return DriverBackend(driver.socket, name="bubblewrap")
+
+    yield BackendCase(renewed(), data.image, data.settings, renewed, kill, server_labels())
+
+
+@asynccontextmanager
+async def driven_docker_case(request: pytest.FixtureRequest, _: Path) -> AsyncIterator[BackendCase]:
+    base: DockerBase = request.getfixturevalue("docker_base")
+    driver: Driver = request.getfixturevalue("docker_driver")
+
+    async def kill(sandbox: Sandbox) -> None:
+        await asyncio.to_thread(base.engine.kill, f"kodou-{sandbox.id}")
+
+    def renewed() -> DriverBackend:
+        return DriverBackend(driver.socket, name="docker")
+
+    yield BackendCase(renewed(), base.image, driver.settings, renewed, kill, server_labels())
+
+
 # Those that promise to keep a sandbox in. (A list of its own, so that no test has to skip a backend that does not.)
 ISOLATING = [
     pytest.param(docker_case, id="docker", marks=pytest.mark.docker),
     pytest.param(bubblewrap_case, id="bubblewrap", marks=pytest.mark.bubblewrap),
+    pytest.param(driven_bubblewrap_case, id="driver-bubblewrap", marks=pytest.mark.bubblewrap),
 ]
-CASES = [pytest.param(process_case, id="process"), *ISOLATING]
+CASES = [
+    pytest.param(process_case, id="process"),
+    *ISOLATING,
+    # Not among those above: what it isolates with is docker's own, and was looked at there.
+    pytest.param(driven_docker_case, id="driver-docker", marks=pytest.mark.docker),
+]
 
 
 def bare_image(environment_id: str, *, ref: str) -> Image:
@@ -133,6 +174,11 @@ def bare_image(environment_id: str, *, ref: str) -> Image:
 
 def run_labels() -> dict[str, str]:
     return {"io.kodou.test-run": secrets.token_hex(8)}
+
+
+def server_labels() -> dict[str, str]:
+    """A driver lets no label through but those that servers use."""
+    return {"io.kodou.instance": secrets.token_hex(8)}
 
 
 @asynccontextmanager

@@ -236,7 +236,8 @@ async def test_a_sandbox_killed_from_outside_ends_its_channel(backend_case: Back
 
 
 async def test_an_image_that_is_gone_is_not_found(backend_case: BackendCase) -> None:
-    gone = replace(backend_case.image, ref=f"{backend_case.image.ref}-gone")
+    image = backend_case.image
+    gone = replace(image, environment_id=f"{image.environment_id}-gone", ref=f"{image.ref}-gone")
     with pytest.raises(NotFound):
         await backend_case.backend.start(gone, SandboxSpec(RESOURCES), labels=backend_case.labels)
     assert list_run_dir(backend_case) == []

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import BASE_IMAGES, KODOU, require, running
+from tests.servers import BASE_IMAGES, KODOU, require, running
 
 TIMEOUT_S = 240.0
 

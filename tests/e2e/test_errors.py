@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import require, running
 from tests.e2e.proxy import SocketProxy
+from tests.servers import require, running
 
 CALL = "/environment/python/call"
 LATE_S = 0.25  # that a reply may come after its deadline

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import running
 from tests.made_packages import sdist, wheel
+from tests.servers import running
 
 
 class _Quiet(SimpleHTTPRequestHandler):

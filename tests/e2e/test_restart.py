@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.sandboxes.selection import select_backend
 from orchestrator.settings import Settings
-from tests.e2e.conftest import running
+from tests.servers import running
 
 
 def end(server: Any, how: signal.Signals) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.e2e.conftest import running
+from tests.servers import running
 
 
 def end(client: httpx.Client, sessionid: str) -> httpx.Response:

@@ -140,15 +140,7 @@ async def test_one_that_was_killed_has_ended_with_its_signal(
     assert (status.running, status.exit_code, status.reason) == (False, 137, "exited")
 
 
-# --- egress ---
-
-
-async def test_egress_is_a_network_and_none_is_not(docker_backend: DockerBackend, docker_base: DockerBase) -> None:
-    interfaces = "import socket; result = sorted(name for _, name in socket.if_nameindex())"
-    async with running(docker_backend, docker_base.image) as calls:
-        assert await calls.run(interfaces) == ["lo"]
-    async with running(docker_backend, docker_base.image, replace(SPEC, network="egress")) as calls:
-        assert "eth0" in await calls.run(interfaces)
+# --- network ---
 
 
 async def test_without_a_network_the_sandbox_still_has_a_loopback_and_its_names(

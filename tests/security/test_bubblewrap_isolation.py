@@ -1,4 +1,5 @@
-"""Attacks from inside a bubblewrap sandbox, and the three ways in which starting one wrongly would lose it."""
+"""What is bubblewrap's own: above all the three ways in which starting a sandbox wrongly would lose it. (What every backend
+holds is tried in `test_isolation.py`.)"""
 
 import asyncio
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import InvalidRequest
+from orchestrator.errors import Forbidden
 from orchestrator.sandboxes.backend import Sandbox, SandboxSpec
 from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend, check, promises
 from orchestrator.sandboxes.directories.handles import is_same_process
@@ -94,11 +95,6 @@ async def test_on_the_host_no_process_of_a_sandbox_is_anybody_else_than_its_own_
         assert status["Groups"].split() in ([], [uid])
 
 
-@pytest.mark.parametrize("path", ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/drop_caches"])
-async def test_the_kernel_takes_no_orders(calls: Calls, path: str) -> None:
-    assert await attempt(calls, f"open({path!r}, 'w')") == "refused"
-
-
 # --- trap 2: bubblewrap's own environment would show in /proc/1/environ ---
 
 
@@ -143,31 +139,7 @@ def test_a_sandbox_outlives_the_thread_and_the_loop_that_started_it(bubblewrap_d
     assert asyncio.run(use()) == 42
 
 
-# --- namespaces and system calls ---
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "syscall(272, 0x10000000)",  # unshare(CLONE_NEWUSER)
-        "syscall(165, 0, 0, 0, 0, 0)",  # mount
-        "syscall(250, 0, -3, 0)",  # keyctl
-        "syscall(321, 0, 0, 0)",  # bpf
-        "syscall(425, 1, 0)",  # io_uring_setup
-        "syscall(101, 16, 1, 0, 0)",  # ptrace(PTRACE_ATTACH, 1)
-        "socket.socket(40, socket.SOCK_STREAM)",  # AF_VSOCK
-        "socket.socket(38, socket.SOCK_SEQPACKET)",  # AF_ALG
-        "socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
-        "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
-        "os.setuid(0)",
-        "os.setgid(0)",
-        "os.chroot('/tmp')",
-        "os.mknod('/tmp/null', 0o020666, os.makedev(1, 3))",
-        "os.nice(-5)",
-    ],
-)
-async def test_no_way_to_more_rights_is_open(calls: Calls, code: str) -> None:
-    assert await attempt(calls, code) == "refused"
+# --- namespaces (what is refused by system call: `test_isolation.py`) ---
 
 
 async def test_no_program_that_raises_rights_can(calls: Calls) -> None:
@@ -306,9 +278,8 @@ result = written
 async def test_egress_is_refused_and_not_silently_left_out(
     bubblewrap_data: BubblewrapData, bubblewrap_backend: BubblewrapBackend
 ) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(Forbidden):
         await bubblewrap_backend.start(bubblewrap_data.image, SandboxSpec(RESOURCES, network="egress"), labels={})
-    assert caught.value.field == "network"
 
 
 async def test_user_ids_of_builders_are_never_those_of_sessions(bubblewrap_backend: BubblewrapBackend) -> None:
@@ -379,7 +350,7 @@ async def test_what_cannot_be_had_is_told(bubblewrap_data: BubblewrapData, monke
     held = {promise.name: promise.held for promise in await promises(bubblewrap_data.settings)}
     assert held["namespaces"]
     assert held["system call filter"]
-    assert not held["network egress"]
+    assert held["no network"]
     monkeypatch.setattr("orchestrator.sandboxes.bubblewrap.host.TOOLS_PATH", "/nowhere")
     monkeypatch.setenv("PATH", "/nowhere")
     assert "not installed" in (await check(bubblewrap_data.settings) or "")

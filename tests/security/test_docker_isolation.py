@@ -1,4 +1,5 @@
-"""Attacks on docker's sandboxes and builder sandboxes, each named after the promise that has to hold.
+"""Attacks on docker's sandboxes and builder sandboxes, each named after the promise that has to hold; those that are not
+about the host's kernel run under gVisor too (`test_gvisor_isolation.py`).
 
 What every isolating backend promises is held by `tests/contract/test_backend.py`; here is what an engine adds.
 """
@@ -25,6 +26,7 @@ from tests.sandbox_calls import Calls, running
 pytestmark = [pytest.mark.anyio, pytest.mark.docker]
 
 MB = 1024 * 1024
+UNREACHABLE = {101, 113}  # ENETUNREACH, EHOSTUNREACH: kernels differ in what they say of no route
 
 
 @pytest.fixture
@@ -102,8 +104,7 @@ for address in ("172.17.0.1", "169.254.169.254", "10.0.0.1", "1.1.1.1"):
         s.settimeout(2)
         result.append(s.connect_ex((address, 80)))
 """
-    unreachable = 101  # ENETUNREACH
-    assert await calls.run(connect) == [unreachable] * 4
+    assert set(await calls.run(connect)) <= UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -261,10 +262,15 @@ HOSTILE_BUILDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_BUILDS)
 async def test_a_build_is_ended_that(
-    name: str, docker_base: DockerBase, open_tmp_path: Path, tmp_path: Path, environment_id: str
+    name: str,
+    docker_base: DockerBase,
+    docker_runtime: str | None,
+    open_tmp_path: Path,
+    tmp_path: Path,
+    environment_id: str,
 ) -> None:
     code, limits, said = HOSTILE_BUILDS[name]
-    backend = await limited(docker_base, open_tmp_path, **limits)
+    backend = await limited(docker_base, open_tmp_path, docker_runtime=docker_runtime, **limits)
     source = sdist(tmp_path, at_build=code)
     async with asyncio.timeout(50):
         with pytest.raises(BuildFailed, match=said):
@@ -319,7 +325,7 @@ module = "found = " + repr([path for path in found if not path.startswith("/opt/
     image = await docker_backend.images.find(environment_id)
     assert image is not None
     async with running(docker_backend, image) as calls:
-        assert await calls.run("import fromsource; result = fromsource.found") == ["/run/kodou-index/s"]
+        assert set(await calls.run("import fromsource; result = fromsource.found")) <= {"/run/kodou-index/s"}
 
 
 async def test_a_build_cannot_change_the_files_that_others_install(
@@ -365,7 +371,8 @@ module = "answers = " + repr(answers)
     assert image is not None
     async with running(docker_backend, image) as calls:
         answers = await calls.run("import fromsource; result = fromsource.answers")
-    assert answers == ["403", "403", "403", 101]
+    assert answers[:3] == ["403"] * 3
+    assert answers[3] in UNREACHABLE
 
 
 async def test_what_a_build_left_running_or_planted_has_no_power_over_sessions(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxLost
+from orchestrator.errors import EngineUnavailable, SandboxLost
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
 from orchestrator.sandboxes.bubblewrap.builder import BubblewrapBuilders
 from orchestrator.sandboxes.bubblewrap.cgroups import Cgroup, GroupLimits
@@ -24,6 +24,7 @@ from orchestrator.sandboxes.bubblewrap.options import interpreter_prefix, sessio
 from orchestrator.sandboxes.channel import RunnerChannel, greet
 from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process
 from orchestrator.sandboxes.directories.images import DirectoryImages
+from orchestrator.sandboxes.egress import Egress
 from orchestrator.sandboxes.link import Link, opened
 from orchestrator.settings import Settings
 
@@ -53,11 +54,9 @@ class BubblewrapBackend:
         self._starting: set[str] = set()  # ids of sandboxes whose start is under way here
         self._children: dict[str, Launched] = {}  # by sandbox id: those that this process started
         self._links: dict[str, Link] = {}  # those that nobody has connected yet
+        self._egress = Egress(settings)
 
     async def start(self, image: Image, spec: SandboxSpec, *, labels: Mapping[str, str]) -> Sandbox:
-        if spec.network != "none":
-            msg = "sandboxes of this server have no network"
-            raise InvalidRequest(msg, field="network")
         machine = await self._machine()
         sandbox_id = secrets.token_hex(16)
         data = {"cgroups": os.pathsep.join(map(str, machine.groups.named(sandbox_id).directories))}
@@ -67,7 +66,7 @@ class BubblewrapBackend:
         self._starting.add(sandbox_id)
         work = asyncio.ensure_future(asyncio.to_thread(self._started, machine, sandbox, image, spec))
         try:
-            return await asyncio.shield(work)
+            started = await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait({work})  # the thread goes on; nobody would know what it starts
             if work.exception() is None:
@@ -77,19 +76,36 @@ class BubblewrapBackend:
             self._starting.discard(sandbox_id)
             if self._uids is not None and work.done() and work.exception() is not None:
                 self._uids.sessions.release(sandbox_id)
+        if spec.network == "egress":
+            try:
+                await self._egress.open(sandbox_id, owner=_owner(started))
+            except BaseException:
+                await self.stop(started)
+                raise
+        return started
 
     async def connect(self, sandbox: Sandbox, *, timeout_s: float) -> RunnerChannel:
-        if not await asyncio.to_thread(_runs, sandbox):
-            raise _lost(sandbox)
-        link = self._links.pop(sandbox.id, None)
-        if link is None:
-            link = await opened(partial(self._reopen, sandbox))
+        link = await self.open_link(sandbox)
 
         async def ended() -> str | None:
             status = await self.inspect(sandbox)
             return None if status.running else status.reason
 
         return await greet(link, timeout_s, ended=ended)
+
+    async def open_link(self, sandbox: Sandbox) -> Link:
+        """What its runner connects to: the link of its start, once, or a fresh one. Raises `SandboxLost`."""
+        if not await asyncio.to_thread(_runs, sandbox):
+            raise _lost(sandbox)
+        link = self._links.pop(sandbox.id, None)
+        if link is not None:
+            return link
+        await self.resume(sandbox)
+        return await opened(partial(self._reopen, sandbox))
+
+    async def resume(self, sandbox: Sandbox) -> None:
+        """Do for it again what an earlier process did as long as it ran: let it out. Raises `EngineUnavailable`."""
+        await self._egress.reopen(sandbox.id, owner=_owner(sandbox))
 
     async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
         return await asyncio.to_thread(_status, sandbox, self._children.get(sandbox.id))
@@ -98,6 +114,7 @@ class BubblewrapBackend:
         link = self._links.pop(sandbox.id, None)
         if link is not None:
             link.close()
+        await self._egress.close(sandbox.id)
         if grace_s > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
@@ -108,7 +125,8 @@ class BubblewrapBackend:
             self._uids.sessions.release(sandbox.id)
 
     async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
-        await self._machine()  # which takes up the user ids that these hold
+        machine = await self._machine()  # which takes up the user ids that these hold
+        await asyncio.to_thread(machine.groups.remove_left_behind)
         found = await asyncio.to_thread(self._handles.all)
         return [
             sandbox
@@ -120,6 +138,7 @@ class BubblewrapBackend:
         for link in self._links.values():
             link.close()
         self._links.clear()
+        await self._egress.aclose()
         for child in self._children.values():
             child.let_go()
         self._children.clear()
@@ -191,11 +210,16 @@ class BubblewrapBackend:
         self._handles.remove(sandbox.id)
 
     def _reopen(self, sandbox: Sandbox) -> Link:
-        owner = int(sandbox.data["uid"]) if "uid" in sandbox.data else os.geteuid()
+        owner = _owner(sandbox)
         try:
             return Link.reopen(self._settings.run_dir, sandbox.id, owner=owner, peer_uid=owner)
         except OSError as exc:
             raise _lost(sandbox) from exc
+
+
+def _owner(sandbox: Sandbox) -> int:
+    """The user id that it has on this host."""
+    return int(sandbox.data["uid"]) if "uid" in sandbox.data else os.geteuid()
 
 
 def _runs(sandbox: Sandbox) -> bool:

@@ -10,6 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner import landlock
+
 from orchestrator.errors import EngineUnavailable, KodouError
 from orchestrator.sandboxes import seccomp
 from orchestrator.sandboxes.bubblewrap.cgroups import CgroupSupport
@@ -84,7 +86,25 @@ def host(settings: Settings) -> Host:
         masked_directories=[path for path in MASKED_DIRECTORIES if Path(path).is_dir()],
         etc=_etc(settings),
         can_disable_userns=_version(bwrap) >= _DISABLE_USERNS_SINCE,
+        landlock=_landlock(settings),
     )
+
+
+def _landlock(settings: Settings) -> bool:
+    if settings.landlock == "off":
+        return False
+    served = landlock.abi() >= landlock.LEAST_ABI
+    if settings.landlock == "required" and not served:
+        msg = f"KODOU_LANDLOCK is `required`, and {_landlock_detail()}"
+        raise EngineUnavailable(msg)
+    return served
+
+
+def _landlock_detail() -> str:
+    version = landlock.abi()
+    if version < landlock.LEAST_ABI:
+        return f"this kernel has no Landlock that serves (interface {version}): Linux 5.19, with `landlock` in `lsm=`"
+    return f"interface {version}: files{', signals and abstract sockets' if version >= landlock.SCOPES_SINCE else ''}"
 
 
 async def check(settings: Settings) -> str | None:
@@ -134,6 +154,11 @@ def _promises(settings: Settings) -> list[Promise]:
         Promise("namespaces", held=True, detail="user, process, network, IPC, mount and host name"),
         Promise("system call filter", held=True, detail="seccomp.json"),
         Promise(
+            "second wall",
+            held=_landlock(settings),
+            detail=f"Landlock, {'off by KODOU_LANDLOCK' if settings.landlock == 'off' else _landlock_detail()}",
+        ),
+        Promise(
             "no nested user namespaces",
             held=host(settings).can_disable_userns,
             detail="bubblewrap --disable-userns; older than 0.8, only the system call filter holds this",
@@ -160,7 +185,7 @@ def _promises(settings: Settings) -> list[Promise]:
             held=trial.files_limited,
             detail="set by root, on Linux 5.2 and newer; else the memory limit ends a sandbox that makes too many",
         ),
-        Promise("network egress", held=False, detail="sandboxes have no network; `network: egress` needs docker"),
+        Promise("no network", held=True, detail="but loopback; `network: egress` is a proxy to public addresses"),
     ]
 
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.sandboxes.layout import ENV, LIB, LINK, RUNNER_COMMAND, TMP, VARIABLES
+from orchestrator.sandboxes.layout import BARE_PYTHON, ENV, LANDLOCK, LIB, LINK, RUNNER, TMP, VARIABLES
 
 MB = 1024 * 1024
+SHM = "/dev/shm"  # noqa: S108
 SHM_MB = 64
+MQUEUE = "/dev/mqueue"
 FILES_PER_MB = 256  # of a tmpfs: one for every 4 KiB
 BUILDER_PIDS = 512
 BUILDER_NOFILE = 8192
@@ -69,6 +71,7 @@ class Host:
     masked_directories: Sequence[str]
     etc: Path  # holds ETC_FILES, and an empty directory called "empty"
     can_disable_userns: bool  # bubblewrap 0.8 and newer
+    landlock: bool  # sandboxes hold themselves to its rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +85,21 @@ class Mount:
 
 def session_argv(host: Host, *, env: Path, lib: Path, link: Path, prefix: Path | None, disk_mb: int) -> list[str]:
     """A session's sandbox: runs the runner as process 1. `prefix`: the interpreter's, where it is outside of /usr."""
-    mounts = [Mount(env, ENV), Mount(lib, LIB), Mount(link, LINK)]
-    return [*_sandbox(host, [*mounts, *_prefix(prefix)], tmp_mb=disk_mb), "--", *RUNNER_COMMAND]
+    mounts = [Mount(env, ENV), Mount(lib, LIB), Mount(link, LINK), *_prefix(prefix)]
+    # Not the environment's own interpreter: a package may have put another there, and its `.pth` files come first.
+    command = [BARE_PYTHON, "-I", *RUNNER, ENV, *_rules(host, mounts)]
+    return [*_sandbox(host, mounts, tmp_mb=disk_mb), "--", *command]
 
 
 def builder_argv(
     host: Host, command: Sequence[str], *, mounts: Sequence[Mount], prefix: Path | None, tmp_mb: int
 ) -> list[str]:
-    """A builder's sandbox. It ends with the thread that started it, which watches it all the while."""
-    arguments = _sandbox(host, [*mounts, *_prefix(prefix)], tmp_mb=tmp_mb)
-    return [*arguments, "--die-with-parent", "--", *command]
+    """A builder's sandbox. It ends with the thread that started it, which watches it all the while. `command` begins with the
+    interpreter's path."""
+    mounts = [*mounts, *_prefix(prefix)]
+    rules = _rules(host, mounts)
+    held = [command[0], "-I", "-S", LANDLOCK, *rules, "--"] if rules else []
+    return [*_sandbox(host, mounts, tmp_mb=tmp_mb), "--die-with-parent", "--", *held, *command]
 
 
 def trial_argv(host: Host) -> list[str]:
@@ -101,7 +109,7 @@ def trial_argv(host: Host) -> list[str]:
 
 def tmpfs_files(tmp_mb: int) -> dict[str, int]:
     """How many files each tmpfs of a sandbox may hold, by its path."""
-    return {TMP: tmp_mb * FILES_PER_MB, "/dev/shm": _shm_mb(tmp_mb) * FILES_PER_MB}  # noqa: S108
+    return {TMP: tmp_mb * FILES_PER_MB, SHM: _shm_mb(tmp_mb) * FILES_PER_MB}
 
 
 def session_limits(*, pids: int, nofile: int, memory_mb: int, own_uid: bool, memory_held: bool) -> dict[str, int]:
@@ -131,6 +139,15 @@ def interpreter_prefix(interpreter: Path) -> Path | None:
         msg = f"{interpreter} lies so near the root that all of the host would have to be visible in sandboxes"
         raise ValueError(msg)
     return prefix
+
+
+def _rules(host: Host, mounts: Sequence[Mount]) -> list[str]:
+    """What Landlock is to allow (`runner/landlock.py`): what a sandbox was given, and nothing else that may get mounted."""
+    if not host.landlock:
+        return []
+    readable = ["/usr", *host.directories, "/etc", "/proc", "/dev", *(mount.target for mount in mounts)]
+    writable = [TMP, SHM, MQUEUE, *(mount.target for mount in mounts if mount.writable)]
+    return [*(f"read={path}" for path in readable), *(f"write={path}" for path in writable)]
 
 
 def _prefix(prefix: Path | None) -> list[Mount]:
@@ -178,12 +195,12 @@ def _proc_and_dev(host: Host) -> list[str]:
     for path in host.masked_directories:
         arguments += ["--ro-bind", str(host.etc / "empty"), path]
     # bubblewrap's /dev is a tmpfs of half the memory that the sandbox could fill.
-    return [*arguments, "--dev", "/dev", "--remount-ro", "/dev"]
+    return [*arguments, "--dev", "/dev", "--mqueue", MQUEUE, "--remount-ro", "/dev"]
 
 
 def _writable(tmp_mb: int) -> list[str]:
     arguments = ["--perms", "1777", "--size", str(tmp_mb * MB), "--tmpfs", TMP]
-    return [*arguments, "--perms", "1777", "--size", str(_shm_mb(tmp_mb) * MB), "--tmpfs", "/dev/shm"]  # noqa: S108
+    return [*arguments, "--perms", "1777", "--size", str(_shm_mb(tmp_mb) * MB), "--tmpfs", SHM]
 
 
 def _shm_mb(tmp_mb: int) -> int:

@@ -28,7 +28,7 @@ from orchestrator.sandboxes.directories.builders import BuilderJob, BuilderRuns,
 from orchestrator.sandboxes.directories.handles import HandleFiles
 from orchestrator.sandboxes.interpreters import candidates, described
 from orchestrator.sandboxes.layout import BUILD, BUILDER_COMMAND, ENV, INDEX, LIB
-from orchestrator.sandboxes.library import sources_digest, write_library
+from orchestrator.sandboxes.library import sources_digest, write_bare_interpreter, write_library
 from orchestrator.sandboxes.workspace import Workspace, left_behind
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
@@ -38,7 +38,7 @@ _ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")  # of an environment: the name of 
 _REMOVED = "removed-"
 _DIGEST_DIGITS = 16  # of a digest, where it names a directory
 # How a digest comes about; raised when that changes, or when what an environment holds does.
-_RECIPE = "1"
+_RECIPE = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,7 @@ class DirectoryImages:
         new = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
         try:
             await asyncio.to_thread(write_library, new)
+            await asyncio.to_thread(write_bare_interpreter, new, Path(interpreter.base))
             command = ("-I", "-m", "compileall", "-q", LIB)
             job = BuilderJob(Path(interpreter.base), command, [Mount(new, LIB, writable=True)], COMPILE_TIMEOUT_S)
             async with building(self._run, job, None) as builder:

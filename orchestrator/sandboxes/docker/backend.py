@@ -1,17 +1,20 @@
 """DockerBackend: sandboxes as containers of an engine, which remembers them: labels say whose each is, and what."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from orchestrator.errors import KodouError, NotFound, SandboxLost
+from orchestrator.errors import EngineUnavailable, KodouError, NotFound, SandboxLost
+from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
 from orchestrator.sandboxes.channel import RunnerChannel, greet
 from orchestrator.sandboxes.docker.engine import Engine
+from orchestrator.sandboxes.docker.gvisor import is_gvisor
 from orchestrator.sandboxes.docker.host import Host
 from orchestrator.sandboxes.docker.images import DockerImages
 from orchestrator.sandboxes.docker.options import (
@@ -27,7 +30,9 @@ from orchestrator.sandboxes.docker.options import (
     sandbox_body,
 )
 from orchestrator.sandboxes.docker.verbs import remove_container, start_container, stop_container
+from orchestrator.sandboxes.egress import Egress
 from orchestrator.sandboxes.instance import instance_id
+from orchestrator.sandboxes.layout import RUNNER, RUNNER_COMMAND
 from orchestrator.sandboxes.link import Link, opened
 from orchestrator.sandboxes.seccomp import profile_json
 from orchestrator.sandboxes.uids import Uids
@@ -47,19 +52,26 @@ class DockerBackend:
         self._settings = settings
         self._engine = Engine(settings)
         self._instance = instance_id(settings.data_dir)
-        self._seccomp = profile_json()
+        self._seccomp = profile_json(gvisor=is_gvisor(settings.docker_runtime))
         self._hosts = settings.data_dir / "hosts"
         self._links: dict[str, Link] = {}  # of sandboxes that nobody has connected to yet
+        self._egress = Egress(settings)
         self._host: Host | None = None
         self._uids = Uids(settings.sandbox_uid_base, settings.sandbox_uid_count)
         self._looking = asyncio.Lock()
-        self.images: ImageStore = DockerImages(settings, self._engine, instance=self._instance)
+        trial = None if settings.docker_runtime is None else self._try
+        self.images: ImageStore = DockerImages(settings, self._engine, instance=self._instance, trial=trial)
 
     async def ping(self, *, timeout_s: float) -> None:
         """Raises `EngineUnavailable` if the engine does not answer in time."""
         await self._engine.ping(timeout_s=timeout_s)
 
     async def start(self, image: Image, spec: SandboxSpec, *, labels: Mapping[str, str]) -> Sandbox:
+        return await self._start(image, spec, labels, RUNNER_COMMAND)
+
+    async def _start(
+        self, image: Image, spec: SandboxSpec, labels: Mapping[str, str], command: Sequence[str]
+    ) -> Sandbox:
         host, uids = await self._ready()
         sandbox_id = uuid4().hex
         name = f"{CONTAINER_PREFIX}{sandbox_id}"
@@ -67,6 +79,8 @@ class DockerBackend:
         try:
             link = await opened(partial(self._link, Link.create, sandbox_id, uid, host))
             self._links[sandbox_id] = link
+            if spec.network == "egress":
+                await self._egress.open(sandbox_id, owner=_owner(uid, host))
             body = sandbox_body(
                 image.ref,
                 spec,
@@ -80,11 +94,14 @@ class DockerBackend:
                 runtime=self._settings.docker_runtime,
                 labels=labels,
                 unset=[name for name in image.labels.get(UNSET, "").split(",") if name],
+                command=command,
             )
             container = await self._engine.run_through(partial(start_container, name=name, body=body))
         except BaseException as exc:
-            with suppress(KodouError):  # the engine went away: what it has of it, `owned` finds later
+            try:
                 await self._remove(sandbox_id, name)
+            except KodouError:  # the engine went away: what it has of it, if anything, `owned` finds later
+                await self._let_go(sandbox_id)
             if isinstance(exc, NotFound):
                 msg = f"the image of environment {image.environment_id} is gone; set the environment up again"
                 raise NotFound(msg) from exc
@@ -92,15 +109,7 @@ class DockerBackend:
         return Sandbox(sandbox_id, self.name, image.environment_id, {"container": container, "uid": str(uid)}, labels)
 
     async def connect(self, sandbox: Sandbox, *, timeout_s: float) -> RunnerChannel:
-        host, _ = await self._ready()
-        link = self._links.pop(sandbox.id, None)
-        if link is None:
-            try:
-                link = await opened(partial(self._link, Link.reopen, sandbox.id, int(sandbox.data["uid"]), host))
-            except OSError as exc:
-                msg = f"the link of sandbox {sandbox.id} is gone"
-                raise SandboxLost(msg) from exc
-        greeting = asyncio.create_task(greet(link, timeout_s))
+        greeting = asyncio.create_task(greet(await self.open_link(sandbox), timeout_s))
         try:
             while not (await asyncio.wait([greeting], timeout=_LOOK_S))[0]:
                 status = await self.inspect(sandbox)
@@ -113,6 +122,24 @@ class DockerBackend:
                 await (await greeting).aclose()
             raise
         return greeting.result()
+
+    async def open_link(self, sandbox: Sandbox) -> Link:
+        """What its runner connects to: the link of its start, once, or a fresh one. Raises `SandboxLost`."""
+        host, _ = await self._ready()
+        link = self._links.pop(sandbox.id, None)
+        if link is not None:
+            return link
+        await self.resume(sandbox)
+        try:
+            return await opened(partial(self._link, Link.reopen, sandbox.id, int(sandbox.data["uid"]), host))
+        except OSError as exc:
+            msg = f"the link of sandbox {sandbox.id} is gone"
+            raise SandboxLost(msg) from exc
+
+    async def resume(self, sandbox: Sandbox) -> None:
+        """Do for it again what an earlier process did as long as it ran: let it out. Raises `EngineUnavailable`."""
+        host, _ = await self._ready()
+        await self._egress.reopen(sandbox.id, owner=_owner(int(sandbox.data["uid"]), host))
 
     async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
         try:
@@ -133,17 +160,37 @@ class DockerBackend:
         found = await self._engine.run(lambda client: client.containers(all=True, filters=filters))
         return [_sandbox(each["Id"], each["Labels"]) for each in found]
 
+    async def _try(self, ref: str) -> None:
+        """Whether a runner of this runner image reaches its link: not with every runtime. Raises `EngineUnavailable`."""
+        image = Image("trial", ref, size_bytes=0, created_at=datetime.now(UTC), labels={})
+        limits = self._settings
+        spec = SandboxSpec(Resources(limits.memory_mb, limits.cpus, limits.pids, limits.disk_mb))
+        sandbox = await self._start(image, spec, {}, ("python3", "-I", *RUNNER))
+        try:
+            await (await self.connect(sandbox, timeout_s=limits.sandbox_start_timeout_s)).aclose()
+        except SandboxLost as exc:
+            msg = f"a runner under {limits.docker_runtime} does not reach its link: {exc.detail}"
+            raise EngineUnavailable(msg) from exc
+        finally:
+            await self.stop(sandbox)
+
     async def aclose(self) -> None:
         for link in self._links.values():
             link.close()
         self._links.clear()
+        await self._egress.aclose()
         await self._engine.aclose()
 
     async def _remove(self, sandbox_id: str, container: str) -> None:
         await self._engine.run_through(partial(remove_container, name=container))
+        await self._let_go(sandbox_id)
+
+    async def _let_go(self, sandbox_id: str) -> None:
+        """Give up all of a sandbox that is on this host and not on the engine."""
         link = self._links.pop(sandbox_id, None)
         if link is not None:
             link.close()
+        await self._egress.close(sandbox_id)
         await asyncio.to_thread(Link.remove, self._settings.run_dir, sandbox_id)
         self._uids.release(sandbox_id)
 
@@ -152,7 +199,7 @@ class DockerBackend:
         return make(
             self._settings.run_dir,
             sandbox_id,
-            owner=uid if host.gives_files_away else None,
+            owner=_owner(uid, host),
             peer_uid=uid if host.sees_uids else None,
         )
 
@@ -167,6 +214,10 @@ class DockerBackend:
                 await asyncio.to_thread(_write_file, self._hosts, HOSTS)
                 self._host, self._uids = host, uids
         return self._host, self._uids
+
+
+def _owner(uid: int, host: Host) -> int | None:
+    return uid if host.gives_files_away else None
 
 
 def _sandbox(container: str, labels: Mapping[str, str]) -> Sandbox:

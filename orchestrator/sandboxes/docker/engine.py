@@ -140,6 +140,9 @@ class Engine:
             if self._url is not None:
                 options["base_url"] = self._url
             client = APIClient(**options)
+            if client.base_url.startswith("http+docker:"):  # a Unix socket
+                # There the SDK pools by whole URL, so by container, and would hold 25 idle connections in each thread.
+                client.headers["Connection"] = "close"
             self._version = client.api_version
             self._local.client = client
             self._clients.append(client)

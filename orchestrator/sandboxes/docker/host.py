@@ -1,12 +1,14 @@
 """What the engine and its host are like: what that means for sandboxes, and what can be promised."""
 
+import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import KodouError
+from orchestrator.errors import EngineUnavailable, KodouError
 from orchestrator.sandboxes.docker.engine import Engine
+from orchestrator.sandboxes.docker.gvisor import is_gvisor, missing_arguments, platform, version
 from orchestrator.sandboxes.promises import Promise
 from orchestrator.settings import Settings
 
@@ -15,6 +17,7 @@ REMAPPED_UID_BASE = 20_000
 REMAPPED_UID_COUNT = 40_000
 # Runtimes whose containers' processes are processes of the host, with the user ids we gave them.
 _HOST_PROCESS_RUNTIMES = frozenset({"runc", "crun", "io.containerd.runc.v2"})
+_RUNTIME = "runtime"  # a promise's name
 _LEAST_VERSION = (20, 10)
 _PING_S = 5.0
 
@@ -54,31 +57,32 @@ async def docker_promises(settings: Settings) -> list[Promise]:
         return [Promise("engine", False, f"{exc.detail}; is it running, and may this user reach it?")]
     finally:
         await engine.aclose()
-    return engine_promises(info, settings)
+    promises = engine_promises(info, settings)
+    if is_gvisor(settings.docker_runtime):
+        found = await asyncio.to_thread(version, info.get("Runtimes", {}).get(settings.docker_runtime, {}))
+        if found is not None:
+            promises.append(Promise("gVisor", True, f"release {found}"))
+    return promises
 
 
 def engine_promises(info: Mapping[str, Any], settings: Settings) -> list[Promise]:
     """From what the engine says of itself (`GET /info`)."""
     security = _security(info)
-    version = str(info.get("ServerVersion", "unknown"))
-    runtime = settings.docker_runtime or str(info.get("DefaultRuntime", "runc"))
+    release = str(info.get("ServerVersion", "unknown"))
     limits = [name for name in ("MemoryLimit", "SwapLimit", "PidsLimit", "CpuCfsQuota") if not info.get(name)]
     remapped = is_remapped(info)
     live_restore = bool(info.get("LiveRestoreEnabled"))
     return [
-        Promise("engine", _version(version) >= _LEAST_VERSION, f"version {version}; 20.10 or newer is needed"),
+        Promise("engine", _version(release) >= _LEAST_VERSION, f"version {release}; 20.10 or newer is needed"),
         Promise("seccomp", "seccomp" in security, "system calls are filtered" if "seccomp" in security else "none"),
+        Promise("no network", True, "but loopback; `network: egress` is a proxy to public addresses"),
         Promise(
             "limits",
             not limits,
             f"control groups version {info.get('CgroupVersion', '1')}"
             + (f"; the kernel lacks {', '.join(limits)}" if limits else ""),
         ),
-        Promise(
-            "runtime",
-            runtime in (info.get("Runtimes") or {}),
-            f"{runtime}; the engine knows {', '.join(sorted(info.get('Runtimes') or {}))}",
-        ),
+        _runtime(info, settings),
         Promise(
             "user namespaces",
             remapped,
@@ -102,6 +106,33 @@ def engine_promises(info: Mapping[str, Any], settings: Settings) -> list[Promise
             "the engine must see this server's data directory: links are sockets that it mounts",
         ),
     ]
+
+
+def require_runtime(promises: Sequence[Promise]) -> None:
+    """Sandboxes run with the runtime that settings name, or not at all. Raises `EngineUnavailable` if it cannot serve."""
+    for promise in promises:
+        if promise.name == _RUNTIME and not promise.held:
+            msg = f"KODOU_DOCKER_RUNTIME: {promise.detail}"
+            raise EngineUnavailable(msg)
+
+
+def _runtime(info: Mapping[str, Any], settings: Settings) -> Promise:
+    known: Mapping[str, Any] = info.get("Runtimes") or {}
+    default = str(info.get("DefaultRuntime", "runc"))
+    name = settings.docker_runtime or default
+    if name not in known:
+        detail = f"the engine has no runtime {name}, only {', '.join(sorted(known))}"
+        return Promise(_RUNTIME, False, f"{detail}; scripts/gvisor installs one" if is_gvisor(name) else detail)
+    if not is_gvisor(name):
+        return Promise(_RUNTIME, True, f"{name}; sandboxes share this host's kernel")
+    if settings.docker_runtime is None:
+        return Promise(_RUNTIME, False, f"the engine's own is gVisor: set KODOU_DOCKER_RUNTIME={name}")
+    missing = missing_arguments(known[name])
+    if missing:
+        return Promise(
+            _RUNTIME, False, f"{name} is registered with the engine without {' '.join(missing)} (runtimeArgs)"
+        )
+    return Promise(_RUNTIME, True, f"{name}: gVisor on {platform(known[name])}, a kernel of its own for each sandbox")
 
 
 def _security(info: Mapping[str, Any]) -> set[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -10,11 +10,12 @@ from functools import partial
 from docker import APIClient
 from packaging.version import Version
 
-from orchestrator.errors import KodouError, NotFound
+from orchestrator.errors import EngineUnavailable, KodouError, NotFound
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
 from orchestrator.sandboxes.builder_commands import Builder, BuilderCommands
 from orchestrator.sandboxes.docker.builder import Limits, building, layer_bytes
 from orchestrator.sandboxes.docker.engine import Engine, EngineConflict
+from orchestrator.sandboxes.docker.gvisor import is_gvisor
 from orchestrator.sandboxes.docker.options import (
     BUILDER,
     ENVIRONMENT_ID,
@@ -40,15 +41,24 @@ CONTAINER_PREFIX = "kodou-build-"  # of builders; the workspace's id follows
 
 class DockerImages:
     """The `ImageStore` of the docker backend. All servers of an engine use each other's images and list, so prune, only
-    their own; `instance` is this one."""
+    their own; `instance` is this one. `trial` raises `KodouError` if no runner of a runner image can work here."""
 
-    def __init__(self, settings: Settings, engine: Engine, *, instance: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        *,
+        instance: str,
+        trial: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._instance = instance
+        self._trial = trial
         self._commands = BuilderCommands(settings, self._building)
         self._offered: dict[str, Interpreter] = {}  # by base, as settings name it
         self._preparing = asyncio.Lock()
+        self._left = False  # the engine went away in a build: its builder may be there still
 
     async def prepare(self) -> None:
         async with self._preparing:
@@ -115,6 +125,8 @@ class DockerImages:
             made = await self._engine.run_through(make)
             if base not in self._offered or self._offered[base].digest != made.digest:
                 printed = await self._commands.probe(made.ref)
+                if self._trial is not None:
+                    await self._trial(made.ref)
                 self._offered[base] = described(printed, base=made.ref, digest=made.digest)
         except KodouError as exc:
             self._offered.pop(base, None)
@@ -138,15 +150,22 @@ class DockerImages:
             instance=self._instance,
             memory_mb=settings.build_memory_mb,
             cpus=settings.max_cpus,
-            seccomp=profile_json(),
+            seccomp=profile_json(gvisor=is_gvisor(settings.docker_runtime)),
             runtime=settings.docker_runtime,
             writable_mb=settings.build_disk_mb if writable else None,
             mounts={BUILD: workspace.build, INDEX: workspace.index},
         )
         limits = Limits(timeout_s, settings.build_disk_mb, settings.build_files)
         name = f"{CONTAINER_PREFIX}{workspace.id}"
-        async with building(self._engine, name, body, limits, writable=writable) as builder:
-            yield builder
+        if self._left:
+            await self._remove_left_behind()
+            self._left = False
+        try:
+            async with building(self._engine, name, body, limits, writable=writable) as builder:
+                yield builder
+        except EngineUnavailable:
+            self._left = True
+            raise
 
     async def _commit(self, order: BuildOrder, workspace: Workspace, _builder: Builder) -> None:
         """The builder's root becomes an image; it is named with the last step, so there is never half of one."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.sandboxes.backend import SandboxSpec
+from orchestrator.sandboxes.docker.gvisor import host_pids, is_gvisor
 from orchestrator.sandboxes.layout import BUILDER_COMMAND, LINK, RUNNER_COMMAND, TMP, VARIABLES
 
 BUILD_UID = 10_001  # owns ENV in runner images; see Dockerfile.runner
@@ -23,7 +24,7 @@ INTERPRETER_DIGEST = "io.kodou.interpreter"
 LAYER_BYTES = "io.kodou.bytes"  # what an environment adds to its runner image
 REPOSITORY = "kodou/env"  # of environment images; their tag is the environment's id
 
-HOSTS = "127.0.0.1 localhost sandbox\n::1 localhost\n"  # of a sandbox without a network
+HOSTS = "127.0.0.1 localhost sandbox\n::1 localhost\n"
 
 MB = 1024 * 1024
 SHM_MB = 64
@@ -49,12 +50,12 @@ def sandbox_body(
     runtime: str | None = None,
     labels: Mapping[str, str],
     unset: Sequence[str] = (),
+    command: Sequence[str] = RUNNER_COMMAND,
 ) -> dict[str, Any]:
     """The body for a sandbox whose link is in `run_dir` (a directory of the engine's host); `hosts` is its /etc/hosts.
 
-    `unset` names variables that the image sets and the sandbox must not see. With `network="egress"` the sandbox is on
-    the engine's default bridge: whatever this host can route to can be reached from it, private and metadata
-    addresses included, which is why `allow_egress` is off by default.
+    `unset` names variables that the image sets and the sandbox must not see. `spec.network` is no option of the engine's:
+    a sandbox has none in any case, and its way out, if any, is a socket in `run_dir` (`sandboxes/egress.py`).
     """
     host = _hardened(
         memory_mb=spec.resources.memory_mb,
@@ -66,13 +67,10 @@ def sandbox_body(
         runtime=runtime,
         read_only=True,
     )
-    egress = spec.network == "egress"
-    host["NetworkMode"] = "bridge" if egress else "none"
     # The engine makes /etc/hosts for networks only; without one, what images have there is hidden by an empty file.
-    host["Mounts"] = [_read_only(run_dir, LINK), *([] if egress else [_read_only(hosts, "/etc/hosts")])]
+    host["Mounts"] = [_read_only(run_dir, LINK), _read_only(hosts, "/etc/hosts")]
     return {
-        **_contained(image_ref, RUNNER_COMMAND, uid, host, unset),
-        "NetworkDisabled": not egress,
+        **_contained(image_ref, command, uid, host, unset),
         "Labels": {
             **labels,
             KIND: SANDBOX,
@@ -177,8 +175,8 @@ def _hardened(
         "CpuQuota": max(MIN_CPU_QUOTA_US, int(cpus * CPU_PERIOD_US)),
         "Ulimits": [_limit("nofile", nofile), _limit("core", 0)],
         "OomScoreAdj": OOM_SCORE,
-        "Tmpfs": {TMP: f"rw,nosuid,nodev,exec,size={tmp_mb}m,nr_inodes={tmp_mb * INODES_PER_MB},mode=1777"},
-        "ShmSize": min(SHM_MB, tmp_mb) * MB,
+        # /dev/shm as well: what the engine mounts there by itself holds files without number.
+        "Tmpfs": {TMP: _tmpfs(tmp_mb), "/dev/shm": _tmpfs(min(SHM_MB, tmp_mb))},  # noqa: S108
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "LogConfig": {"Type": "none", "Config": {}},
@@ -189,7 +187,14 @@ def _hardened(
     }
     if runtime is not None:
         host["Runtime"] = runtime
+    if is_gvisor(runtime):
+        host["PidsLimit"] = host_pids(pids)
+        host["Ulimits"].append(_limit("nproc", pids))  # a sandbox has one user id, so this counts all of it
     return host
+
+
+def _tmpfs(size_mb: int) -> str:
+    return f"rw,nosuid,nodev,exec,size={size_mb}m,nr_inodes={size_mb * INODES_PER_MB},mode=1777"
 
 
 def _limit(name: str, value: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.app import Parts, create_app
 from orchestrator.auth.keys import Keys, Principal
+from orchestrator.auth.limits import Limits
 from orchestrator.auth.tokens import Tokens
 from orchestrator.environments.builds import Built
 from orchestrator.errors import KodouError, NotFound, SessionNotFound
@@ -81,7 +82,7 @@ class FakeEnvironments:
         return [Interpreter("python", "3.12.4", "base", "d" * 64, "x86_64-manylinux_2_36", {})]
 
     async def setup(
-        self, language: str, version: str | None, dependencies: Sequence[str], *, refresh: bool = False
+        self, language: str, version: str | None, dependencies: Sequence[str], *, refresh: bool = False, owner: str = ""
     ) -> FakeBuild:
         await self.offered(language)
         self.asked.append((language, version, list(dependencies), refresh))
@@ -122,6 +123,7 @@ class FakeSessions:
     drained: bool = False
     restarted: bool = False
     echo: bool = False
+    full: KodouError | None = None
 
     async def open(
         self, principal: Principal, environment: Environment, image: Image, options: SessionOptions
@@ -160,6 +162,10 @@ class FakeSessions:
         if isinstance(self.reply, KodouError):
             raise self.reply
         return CallOutcome(Value(body) if self.echo else self.reply, self.restarted)
+
+    def check_room(self, owner: str) -> None:
+        if self.full is not None:
+            raise self.full
 
     async def close(self, sessionid: str, principal: Principal) -> None:
         if sessionid == "unknown":
@@ -223,6 +229,7 @@ class Api:
         self.store = store
         self.tokens = tokens
         self.keys = Keys(store, tokens, settings.data_dir)
+        self.limits = Limits(settings)
         self.environments = FakeEnvironments()
         self.sessions = FakeSessions(tokens)
         self.backend = FakeBackend()
@@ -238,6 +245,7 @@ class Api:
                 sessions=self.sessions,  # type: ignore[arg-type]
                 keys=self.keys,
                 tokens=tokens,
+                limits=self.limits,
             )
         )
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -259,6 +267,7 @@ async def make_api(anyio_backend: str, tmp_path: Path) -> AsyncIterator[MakeApi]
     made: list[Api] = []
 
     async def make(**settings: Any) -> Api:
+        settings = {"allowed_hosts": ("kodou", "x"), **settings}
         api = Api(Settings(data_dir=tmp_path, **settings), MemoryStore(), Tokens.load(tmp_path))
         made.append(api)
         return api

@@ -45,7 +45,7 @@ async def served(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         uvicorn.Config(api.app, http=connection.connections(api.settings), log_config=None, lifespan="on", ws="none")
     )
     serving = asyncio.create_task(server._serve([listener]))
-    sweeping = asyncio.create_task(connection.sweep(server))
+    sweeping = asyncio.create_task(connection.sweep(server, api.settings.max_unread_bytes))
     async with asyncio.timeout(10):
         while True:
             await asyncio.sleep(0.01)
@@ -99,13 +99,36 @@ async def test_length_and_chunks_together_are_refused_and_nothing_behind_them_is
     assert reply.count(b"\r\n\r\n") == 1
 
 
-async def test_connections_past_the_bound_are_told_to_come_again(served: Served) -> None:
+async def test_past_the_bound_who_says_nothing_makes_room_for_who_does(served: Served) -> None:
     held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(5)]
-    await asyncio.sleep(0.05)
-    status, told = problem(await served.exchange())
-    assert (status, told["code"]) == (503, "too_many_connections")
-    for _, writer in held:
-        writer.close()
+    try:
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            reply = await served.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert reply.startswith(b"HTTP/1.1 200")
+        assert await held[0][0].read() == b""  # the first of them had waited longest
+    finally:
+        for _, writer in held:
+            writer.close()
+
+
+async def test_while_all_are_being_served_newcomers_are_told_to_come_again(served: Served) -> None:
+    served.api.sessions.opening = asyncio.Event()
+    token = await served.api.token()
+    head = f"POST /environment/python/setup HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(5)]
+    try:
+        for _, writer in held:
+            writer.write(f"{head}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode())
+        await asyncio.sleep(0.1)
+        status, told = problem(await served.exchange())
+        assert (status, told["code"]) == (503, "too_many_connections")
+        served.api.sessions.opening.set()
+        for reader, _ in held:
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    finally:
+        for _, writer in held:
+            writer.close()
 
 
 async def test_a_reply_that_nobody_reads_does_not_stay(served: Served) -> None:

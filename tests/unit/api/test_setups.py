@@ -56,7 +56,8 @@ async def test_the_reply_has_the_members_that_clients_read(api: Any) -> None:
 async def test_a_session_is_opened_with_what_was_asked_for_and_defaults_for_the_rest(make_api: Any) -> None:
     api = await make_api(default_version="3.12", allow_egress=True)
     wanted = {"resources": {"memory_mb": 256, "cpus": 2}, "network": "egress", "env": {"_A1": "x y"}, "ttl": 60}
-    assert (await post(api, wanted)).status_code == 200
+    allowed = await api.bearer(scopes=("setup", "egress"))
+    assert (await post(api, wanted, **allowed)).status_code == 200
     assert (await post(api, {"resources": None, "env": None, "ttl": None, "network": None, "version": None})).is_success
     first, second = api.sessions.options
     assert (first.resources.memory_mb, first.resources.cpus, first.resources.pids) == (256, 2, api.settings.pids)
@@ -144,9 +145,22 @@ async def test_bytes_that_parsers_disagree_on_are_refused_never_a_500(api: Any, 
     assert (reply.status_code, reply.json()["code"]) == (status, "invalid_request")
 
 
-async def test_egress_is_forbidden_unless_the_operator_allows_it(api: Any) -> None:
-    reply = await post(api, {"network": "egress"})
+@pytest.mark.parametrize(
+    ("allow_egress", "scopes", "missing"),
+    [
+        (False, ("setup", "egress"), "this server does not allow"),
+        (False, ("setup",), "this server does not allow"),
+        (True, ("setup", "call", "admin"), "scope 'egress'"),
+    ],
+)
+async def test_egress_is_forbidden_unless_the_operator_and_the_key_allow_it(
+    make_api: Any, allow_egress: bool, scopes: tuple[str, ...], missing: str
+) -> None:
+    api = await make_api(allow_egress=allow_egress)
+    reply = await post(api, {"network": "egress"}, **await api.bearer(scopes=scopes))
     assert (reply.status_code, reply.json()["code"]) == (403, "forbidden")
+    assert missing in reply.json()["detail"]
+    assert api.sessions.options == []
 
 
 async def test_a_form_is_refused_with_what_to_send(api: Any) -> None:
@@ -264,14 +278,16 @@ async def left_while(api: Any, moment: Any, headers: dict[str, str]) -> None:
     async def send(message: Any) -> None:
         pass
 
-    shown = [(name.lower().encode(), value.encode()) for name, value in {**await api.bearer(), **headers}.items()]
+    all_headers = {"Host": "localhost", **await api.bearer(), **headers}
+    shown = [(name.lower().encode(), value.encode()) for name, value in all_headers.items()]
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST", "path": URL,
         "raw_path": URL.encode(), "query_string": b"", "root_path": "", "scheme": "http", "headers": shown,
         "client": ("c", 1), "server": ("s", 1),
     }  # fmt: skip
     request = asyncio.create_task(api.app(scope, receive, send))
-    await moment()
+    await asyncio.wait({request, arriving := asyncio.create_task(moment())}, return_when=asyncio.FIRST_COMPLETED)
+    assert arriving.done(), "the request ended before its moment"
     gone.set()
     if not headers:  # without a stream nobody listens for the leaving; the build's end finds it out
         api.environments.build.end.set()
@@ -369,14 +385,20 @@ async def test_another_owner_cannot_see_a_polled_setup(api: Any) -> None:
     assert unknown.json()["detail"] == reply.json()["detail"]
 
 
-async def test_one_owner_cannot_wait_for_any_number_of_setups(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "MAX_PER_OWNER", 2)
-    api.environments.build = api.build(ended=False)
-    replies = [await post(api, **ASYNC) for _ in range(3)]
-    assert [reply.status_code for reply in replies] == [202, 202, 429]
-    assert (await api.client.post(URL, json={}, headers={**await api.bearer("bob"), **ASYNC})).status_code == 202
-    api.environments.build.end.set()
-    await anyio.wait_all_tasks_blocked()
+async def test_of_outcomes_an_owner_has_its_newest_kept_and_no_other_owner_s_are_dropped(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "KEPT_PER_OWNER", 2)
+    ada, bob = await api.bearer(), await api.bearer("bob")
+    locations = []
+    for shown in (bob, ada, ada, ada):
+        locations.append((await api.client.post(URL, json={}, headers={**shown, **ASYNC})).headers["location"])
+        await anyio.wait_all_tasks_blocked()
+    replies = [
+        await api.client.get(location, headers=shown)
+        for location, shown in zip(locations, (bob, ada, ada, ada), strict=True)
+    ]
+    assert [reply.status_code for reply in replies] == [200, 404, 200, 200]
 
 
 async def test_outcomes_are_forgotten_after_an_hour(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.auth.generation import Generation
 from orchestrator.auth.tokens import Tokens
+from orchestrator.errors import Unauthorized
 
 Kodou = Callable[..., Any]
 
@@ -80,4 +81,56 @@ def test_a_wrong_option_is_a_usage_error(kodou: Kodou, arguments: tuple[str, ...
 def test_an_unknown_scope_is_refused(kodou: Kodou) -> None:
     done = kodou("keys", "create", "me", "--scopes", "everything")
     assert done.code == 1
-    assert "admin, call, setup" in done.err
+    assert "admin, call, egress, setup" in done.err
+
+
+# --- signing keys ---
+
+
+def test_a_rotation_makes_the_key_that_signs_and_keeps_the_old_one(kodou: Kodou, own_data_dir: Path) -> None:
+    old = json.loads(kodou("keys", "create", "me", "--json").out)
+    made = json.loads(kodou("keys", "rotate", "--kind", "api", "--json").out)
+    assert [(key["name"], key["signs"]) for key in made] == [("api-00000002", True)]
+    listed = json.loads(kodou("keys", "signing", "--json").out)
+    assert [(key["name"], key["signs"]) for key in listed] == [
+        ("api-00000001", False),
+        ("api-00000002", True),
+        ("session-00000001", True),
+    ]
+    assert Tokens.load(own_data_dir).read_api(old["api_id"]).owner == "me"
+    assert {file.stat().st_mode & 0o777 for file in (own_data_dir / "keys").iterdir()} == {0o600}
+    assert "api-00000002" in kodou("keys", "signing").out
+
+
+def test_both_kinds_rotate_unless_told_which(kodou: Kodou) -> None:
+    assert len(json.loads(kodou("keys", "rotate", "--json").out)) == 2
+
+
+def test_what_a_retired_key_signed_is_refused_and_the_server_is_woken(kodou: Kodou, own_data_dir: Path) -> None:
+    old = json.loads(kodou("keys", "create", "me", "--json").out)
+    running = Tokens.load(own_data_dir)
+    kodou("keys", "rotate", "--kind", "api")
+    before = Generation(own_data_dir).current()
+    assert kodou("keys", "retire", "api-00000001").code == 0
+    assert Generation(own_data_dir).current() != before
+    with pytest.raises(Unauthorized):
+        running.read_api(old["api_id"])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("api-00000001", "rotate first"),
+        ("api-00000009", "no signing key"),
+        ("api-../session-00000001", "no signing key"),
+        ("both-00000001", "no signing key"),
+        ("", "no signing key"),
+    ],
+)
+def test_the_key_that_signs_is_not_retired_nor_one_that_is_not_there(
+    kodou: Kodou, own_data_dir: Path, name: str, told: str
+) -> None:
+    kodou("keys", "create", "me")
+    done = kodou("keys", "retire", name)
+    assert (done.code, told in done.err) == (1, True)
+    assert len(list((own_data_dir / "keys").iterdir())) == 2

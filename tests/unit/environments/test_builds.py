@@ -341,6 +341,30 @@ async def test_builds_are_bounded_in_number_and_so_are_those_that_wait(make: Mak
     await world.built("p5")
 
 
+async def test_one_owner_s_builds_neither_fill_all_places_nor_keep_another_s_waiting(make: Make) -> None:
+    world = make(max_builds=1, max_builds_waiting=9, max_builds_per_owner=4)
+    world.uv.gate.clear()
+    ended: list[str] = []
+
+    async def asked(owner: str, name: str) -> asyncio.Task[None]:
+        build = await world.environments.setup("python", None, [name], owner=owner)
+
+        async def follow() -> None:
+            await build.result()
+            ended.append(owner)
+
+        return asyncio.create_task(follow())
+
+    following = [await asked("ada", f"p{n}") for n in range(4)]
+    with pytest.raises(RateLimited, match="yours"):
+        await asked("ada", "p4")
+    following.append(await asked("bob", "q"))
+    world.uv.gate.set()
+    await asyncio.gather(*following)
+    assert ended.index("bob") <= 2  # behind the one that ran, and at most one that was next
+    await (await asked("ada", "p4"))
+
+
 async def test_a_client_that_leaves_does_not_stop_the_build(world: World) -> None:
     world.images.gate.clear()
     client = asyncio.create_task(world.built("numpy"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environments import index_proxy
-from orchestrator.environments.index_proxy import MAX_CONNECTIONS, IndexProxy
+from orchestrator.egress.proxy import Limits
+from orchestrator.environments.index_proxy import IndexProxy
 from tests.unit.environments.fakes import Upstream, content, settings_in
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +107,9 @@ async def test_what_is_not_on_the_list_is_forbidden(request_line: str, upstream:
     [
         b"POST http://127.0.0.1:{port}/ HTTP/1.1\r\n\r\n",
         b"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
-        b"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 0\r\n\r\nhello",
+        b"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nContent-Length: +5\r\n\r\nhello",
+        b"CONNECT 127.0.0.1:99999 HTTP/1.1\r\n\r\n",
         b"GET http://user:password@127.0.0.1:{port}/ HTTP/1.1\r\n\r\n",
         b"GET https://127.0.0.1:{port}/ HTTP/1.1\r\n\r\n",
         b"GET file:///etc/passwd HTTP/1.1\r\n\r\n",
@@ -136,24 +138,23 @@ async def test_garbage_is_refused(head: bytes, upstream: Upstream, tmp_path: Pat
     assert upstream.requests == []
 
 
-async def test_a_head_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_proxy, "HEAD_TIMEOUT_S", 0.1)
-    async with IndexProxy([], upstream=None).listening(tmp_path) as path:
+async def test_a_head_that_does_not_end_is_not_waited_for(tmp_path: Path) -> None:
+    async with IndexProxy([], upstream=None, limits=Limits(head_timeout_s=0.1)).listening(tmp_path) as path:
         assert await said(path, b"GET http://x/") == b""
 
 
-async def test_an_idle_tunnel_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_proxy, "IDLE_TIMEOUT_S", 0.1)
+async def test_an_idle_tunnel_is_cut(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        async with IndexProxy([("127.0.0.1", port)], upstream=None).listening(tmp_path) as path:
+        proxy = IndexProxy([("127.0.0.1", port)], upstream=None, limits=Limits(idle_timeout_s=0.1))
+        async with proxy.listening(tmp_path) as path:
             answer = await said(path, f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n\r\n".encode())
     assert answer == b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 async def test_connections_are_bounded_in_number(tmp_path: Path) -> None:
-    async with IndexProxy([], upstream=None).listening(tmp_path) as path:
-        many = [await asyncio.open_unix_connection(path) for _ in range(MAX_CONNECTIONS)]
+    async with IndexProxy([], upstream=None, limits=Limits(max_connections=3)).listening(tmp_path) as path:
+        many = [await asyncio.open_unix_connection(path) for _ in range(3)]
         for _, writer in many:
             writer.write(b"GET ")
         assert (await said(path, b"")).startswith(b"HTTP/1.1 503 ")

@@ -16,6 +16,7 @@ HOST = Host(
     masked_directories=["/proc/acpi"],
     etc=Path("/data/tools/etc"),
     can_disable_userns=True,
+    landlock=True,
 )
 
 
@@ -25,9 +26,9 @@ def session(host: Host = HOST, *, prefix: Path | None = None) -> list[str]:
     )
 
 
-def builder() -> list[str]:
+def builder(host: Host = HOST) -> list[str]:
     mounts = [Mount(Path("/data/b/env"), "/opt/kodou/env", writable=True), Mount(Path("/data/b/build"), "/build")]
-    return options.builder_argv(HOST, ["/usr/bin/python3", "-V"], mounts=mounts, prefix=None, tmp_mb=16)
+    return options.builder_argv(host, ["/usr/bin/python3", "-V"], mounts=mounts, prefix=None, tmp_mb=16)
 
 
 def has(arguments: list[str], *words: str) -> bool:
@@ -60,7 +61,7 @@ def test_every_sandbox_has_namespaces_of_its_own(arguments: list[str], namespace
         ("--ro-bind", "/proc/sys", "/proc/sys"),
         ("--ro-bind", "/dev/null", "/proc/kcore"),
         ("--ro-bind", "/data/tools/etc/empty", "/proc/acpi"),
-        ("--dev", "/dev", "--remount-ro", "/dev"),
+        ("--dev", "/dev", "--mqueue", "/dev/mqueue", "--remount-ro", "/dev"),
         ("--perms", "1777", "--size", "16777216", "--tmpfs", "/tmp"),
         ("--perms", "1777", "--size", "16777216", "--tmpfs", "/dev/shm"),
         ("--setenv", "HOME", "/tmp"),
@@ -91,13 +92,31 @@ def test_a_session_may_write_nothing_of_the_host() -> None:
 
 
 def test_a_session_runs_the_runner_and_outlives_the_server() -> None:
-    command = session()[session().index("--") + 1 :]
-    assert command == ["/opt/kodou/env/bin/python", "-I", "/opt/kodou/lib/runner/boot.py", "/run/kodou/s"]
+    unruled = session(replace(HOST, landlock=False))
+    command = unruled[unruled.index("--") + 1 :]
+    assert command == [
+        *("/opt/kodou/lib/python/bin/python", "-I"),
+        *("/opt/kodou/lib/runner/boot.py", "/run/kodou/s", "/opt/kodou/env"),
+    ]
     assert "--die-with-parent" not in session()
 
 
+def test_landlock_allows_a_session_what_it_was_given_and_no_more() -> None:
+    rules = [word for word in session(prefix=Path("/opt/python")) if word.startswith(("read=", "write="))]
+    given = ("/usr", "/lib64", "/etc", "/proc", "/dev", "/opt/kodou/env", "/opt/kodou/lib", "/run/kodou", "/opt/python")
+    assert rules == [*(f"read={path}" for path in given), "write=/tmp", "write=/dev/shm", "write=/dev/mqueue"]
+
+
+def test_landlock_stands_before_a_builders_command() -> None:
+    command = builder()[builder().index("--") + 1 :]
+    assert command[:4] == ["/usr/bin/python3", "-I", "-S", "/opt/kodou/lib/runner/landlock.py"]
+    rules = command[4 : command.index("--")]
+    assert {"read=/build", "write=/tmp", "write=/dev/shm", "write=/opt/kodou/env"} < set(rules)
+    assert command[command.index("--") + 1 :] == ["/usr/bin/python3", "-V"]
+
+
 def test_a_builder_may_write_the_environment_only_and_dies_with_the_server() -> None:
-    arguments = builder()
+    arguments = builder(replace(HOST, landlock=False))
     assert has(arguments, "--bind", "/data/b/env", "/opt/kodou/env")
     assert arguments.count("--bind") == 1
     assert has(arguments, "--ro-bind", "/data/b/build", "/build")

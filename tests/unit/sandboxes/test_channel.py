@@ -123,6 +123,7 @@ async def test_configure_sends_everything_the_runner_is_told(open_tmp_path: Path
             "max_items": 1000,
             "orphan_s": 600,
             "fsize_bytes": 1_000_000,
+            "egress": False,
         }
         assert not configuring.done()
         await runner.worker()

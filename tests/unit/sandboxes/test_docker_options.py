@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import SandboxSpec
+from orchestrator.sandboxes.docker.gvisor import host_pids
 from orchestrator.sandboxes.docker.options import builder_body, sandbox_body
 
 MB = 1024 * 1024
@@ -84,8 +85,10 @@ def at(body: dict[str, Any], path: str) -> object:
             [{"Name": "nofile", "Soft": 512, "Hard": 512}, {"Name": "core", "Soft": 0, "Hard": 0}],
         ),
         ("HostConfig/OomScoreAdj", 500),
-        ("HostConfig/Tmpfs", {"/tmp": "rw,nosuid,nodev,exec,size=40m,nr_inodes=10240,mode=1777"}),
-        ("HostConfig/ShmSize", 40 * MB),
+        (
+            "HostConfig/Tmpfs",
+            dict.fromkeys(("/tmp", "/dev/shm"), "rw,nosuid,nodev,exec,size=40m,nr_inodes=10240,mode=1777"),
+        ),
         ("HostConfig/IpcMode", "private"),
         ("HostConfig/CgroupnsMode", "private"),
         ("HostConfig/PidMode", ABSENT),
@@ -138,23 +141,24 @@ def test_labels_given_cannot_make_a_sandbox_another_servers() -> None:
     assert (labels["io.kodou.instance"], labels["io.kodou.kind"]) == ("f" * 16, "sandbox")
 
 
-def test_egress_is_the_default_bridge_and_nothing_else_changes() -> None:
+@pytest.mark.parametrize("network", ["none", "egress", "host", "bridge"])
+def test_no_sandbox_has_a_network_whatever_is_asked_for(network: str) -> None:
     resources = Resources(memory_mb=300, cpus=1.5, pids=99, disk_mb=40)
-    body, isolated = sandbox(SandboxSpec(resources, network="egress")), sandbox(SandboxSpec(resources))
-    assert (body.pop("NetworkDisabled"), body["HostConfig"].pop("NetworkMode")) == (False, "bridge")
-    assert (isolated.pop("NetworkDisabled"), isolated["HostConfig"].pop("NetworkMode")) == (True, "none")
-    assert isolated["HostConfig"]["Mounts"].pop()["Target"] == "/etc/hosts"  # the engine writes it for a network
-    assert body == isolated
-
-
-def test_any_other_network_is_none() -> None:
-    spec = SandboxSpec(Resources(memory_mb=300, cpus=1.5, pids=99, disk_mb=40), network="host")
-    assert sandbox(spec)["HostConfig"]["NetworkMode"] == "none"
+    body = sandbox(SandboxSpec(resources, network=network))
+    assert (body["NetworkDisabled"], body["HostConfig"]["NetworkMode"]) == (True, "none")
+    assert body == sandbox(SandboxSpec(resources))
 
 
 def test_a_runtime_that_is_set_is_used() -> None:
     assert sandbox(runtime="runsc")["HostConfig"]["Runtime"] == "runsc"
     assert builder(runtime="runsc")["HostConfig"]["Runtime"] == "runsc"
+
+
+def test_under_gvisor_its_kernel_bounds_processes_and_the_host_bounds_gvisor() -> None:
+    host = sandbox(runtime="runsc")["HostConfig"]
+    assert {"Name": "nproc", "Soft": 99, "Hard": 99} in host["Ulimits"]
+    assert host["PidsLimit"] == host_pids(99)
+    assert {"Name": "nproc", "Soft": 512, "Hard": 512} in builder(runtime="runsc")["HostConfig"]["Ulimits"]
 
 
 def test_variables_of_the_base_image_are_taken_away_but_not_ours() -> None:
@@ -163,7 +167,7 @@ def test_variables_of_the_base_image_are_taken_away_but_not_ours() -> None:
 
 def test_shared_memory_is_small_where_the_disk_is_large() -> None:
     spec = SandboxSpec(Resources(memory_mb=300, cpus=1.5, pids=99, disk_mb=4000))
-    assert sandbox(spec)["HostConfig"]["ShmSize"] == 64 * MB
+    assert "size=64m,nr_inodes=16384," in sandbox(spec)["HostConfig"]["Tmpfs"]["/dev/shm"]
 
 
 def test_a_sliver_of_a_processor_is_what_the_kernel_can_give() -> None:

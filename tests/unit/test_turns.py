@@ -1,0 +1,62 @@
+"""Who waits for whom."""
+
+import asyncio
+
+import pytest
+
+from orchestrator.turns import Turns
+
+pytestmark = pytest.mark.anyio
+
+
+async def started(turns: Turns, owner: str, done: list[str]) -> asyncio.Task[None]:
+    async def work() -> None:
+        async with turns.turn(owner):
+            done.append(owner)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_crowd_of_one_owner_keeps_another_waiting_for_one_turn_only() -> None:
+    turns, done = Turns(1), list[str]()
+    await turns.acquire("ada")
+    tasks = [await started(turns, owner, done) for owner in ("ada", "ada", "ada", "bob", "ada", "eve")]
+    turns.release()
+    await asyncio.gather(*tasks)
+    assert done == ["ada", "bob", "eve", "ada", "ada", "ada"]
+
+
+async def test_so_many_at_once_and_no_more() -> None:
+    turns = Turns(2)
+    running, most = 0, 0
+
+    async def work(owner: str) -> None:
+        nonlocal running, most
+        async with turns.turn(owner):
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+
+    await asyncio.gather(*(work(str(number % 3)) for number in range(20)))
+    assert (most, running) == (2, 0)
+
+
+async def test_who_leaves_the_queue_or_fails_keeps_no_turn() -> None:
+    turns, done = Turns(1), list[str]()
+    await turns.acquire("ada")
+    waiting, next_ = await started(turns, "ada", done), await started(turns, "bob", done)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    turns.release()
+    next_.cancel()  # its turn has come, and it does not know yet
+    await asyncio.gather(next_, return_exceptions=True)
+    with pytest.raises(ZeroDivisionError):
+        async with turns.turn("eve"):
+            raise ZeroDivisionError
+    async with asyncio.timeout(5):
+        await turns.acquire("ada")
+    assert done == []
