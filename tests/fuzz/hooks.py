@@ -1,0 +1,44 @@
+"""Loaded by schemathesis: what the description cannot say, and is checked all the same."""
+
+import schemathesis
+from schemathesis import Case, CheckContext, Response
+
+# Whether a well-formed setup, call or end is possible depends on what is on offer, installed and open. Only for that may
+# it be refused with 422, and the reply has to name it: a code, or the member at fault.
+_CODES = {
+    "unknown_version",
+    "dependency_unresolvable",
+    "build_failed",
+    "name_not_found",
+    "attribute_not_found",
+    "not_callable",
+}
+_FIELDS = (
+    "sessionid",  # in the body or in a header: one of both has to be there
+    "dependencies[",  # a pattern knows no grammar
+    "kwargs",  # names that stand in `args` too
+    "namepath",
+    "args",
+    "env",  # bytes in all
+)
+
+
+@schemathesis.check
+def valid_data_is_refused_for_what_only_the_server_knows(ctx: CheckContext, response: Response, case: Case) -> None:
+    if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 422:
+        return
+    problem = response.json()
+    if problem["code"] in _CODES or str(problem.get("field")).startswith(_FIELDS):
+        return
+    msg = f"valid data was refused: {problem}"
+    raise AssertionError(msg)
+
+
+@schemathesis.check
+def problems_tell_nothing_of_the_server(ctx: CheckContext, response: Response, case: Case) -> None:
+    """No path, trace or module of the server in a refusal; what a user's function raised is a reply, not a refusal."""
+    if response.status_code < 400:
+        return
+    text = response.text
+    for told in ("Traceback", 'File "', "site-packages", "orchestrator", "/kodou-", "server.log"):
+        assert told not in text, f"a refusal tells of {told!r}: {text[:500]}"
