@@ -18,7 +18,7 @@ CONFIG: {"env": {str: str}, "max_reply_bytes", "max_output_bytes", "max_items", 
 `env` is set before the first worker is forked, after the variables of a proxy with `egress` (`egress.py`). The first
 worker is forked only after CONFIG.
 
-CALL's body is the client's request as it came ({"namepath", "args", …}; "sessionid" and "timeout" are ignored).
+CALL's body is the client's request ({"namepath", "args", …}) as it came; "sessionid" (left empty) and "timeout" are ignored.
 Replies: VALUE, RAISED and UNSERIALISABLE hold the whole HTTP body, at most `max_reply_bytes` of it; the code of an
 UNSERIALISABLE one is `value_not_serializable`, `too_many_items` or `reply_too_large`. REFUSED holds {"code", "detail",
 "field"?} with code one of `REFUSALS`. A reply that its worker could not send is lost, not repeated.

@@ -37,7 +37,7 @@ async def post(api: Any, body: object, headers: dict[str, str] | None = None, ur
     return await api.client.post(url, content=content, headers={**await api.bearer(), **(headers or {})})
 
 
-async def test_body_and_reply_pass_through_byte_for_byte(api: Any) -> None:
+async def test_body_and_reply_pass_through_byte_for_byte_but_for_the_session_id(api: Any) -> None:
     api.sessions.reply = Value(b'{ "error":false,  "value": 1e2}')
     body = b'{"namepath":  "math.sqrt", "args":[4.0e0],\n "sessionid":"s-1"}'
     reply = await post(api, body)
@@ -45,9 +45,22 @@ async def test_body_and_reply_pass_through_byte_for_byte(api: Any) -> None:
     assert reply.headers["content-type"] == "application/json"
     assert reply.headers["content-length"] == str(len(reply.content))
     assert "kodou-restarted" not in reply.headers
+    passed_on = b'{"namepath":  "math.sqrt", "args":[4.0e0],\n "sessionid":""}'
     assert api.sessions.calls == [
-        {"sessionid": "s-1", "owner": "ada", "body": body, "flags": 0, "timeout_s": api.settings.call_timeout_ms / 1000}
+        {
+            "sessionid": "s-1",
+            "owner": "ada",
+            "body": passed_on,
+            "flags": 0,
+            "timeout_s": api.settings.call_timeout_ms / 1000,
+        }
     ]
+
+
+async def test_a_session_id_that_is_an_argument_too_stays_one(api: Any) -> None:
+    body = b'{"namepath": "len", "args": ["s-1"], "sessionid": "s-1"}'
+    await post(api, body)
+    assert [call["body"] for call in api.sessions.calls] == [body]
 
 
 @pytest.mark.parametrize(
@@ -283,4 +296,4 @@ async def test_calls_at_the_same_time_get_their_own_replies(api: Any) -> None:
     api.sessions.echo = True
     bodies = [json.dumps({**CALL, "args": [number]}).encode() for number in range(50)]
     replies = await asyncio.gather(*(post(api, body) for body in bodies))
-    assert [reply.content for reply in replies] == bodies
+    assert [reply.json()["args"] for reply in replies] == [[number] for number in range(50)]

@@ -67,7 +67,7 @@ async def test_one_sandbox_that_does_not_answer_does_not_cost_the_others(world: 
 
 
 async def test_a_session_that_was_starting_is_closed_and_its_sandbox_stopped(world: World) -> None:
-    world.backend.start_gate = anyio.Event()
+    world.backend.start_gate = gate = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(world.open)
         await world.backend.start_entered.wait()
@@ -84,6 +84,7 @@ async def test_a_session_that_was_starting_is_closed_and_its_sandbox_stopped(wor
     await world.start()
     assert world.backend.sandboxes == {}
     assert (await world.stored(record.id)).state is SessionState.CLOSED
+    gate.set()  # what is left of the crashed server waits there
 
 
 async def test_a_session_that_was_closing_is_closed_as_its_owner_asked(world: World) -> None:
