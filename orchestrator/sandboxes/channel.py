@@ -55,10 +55,8 @@ __all__ = [
 _REPLY_SLACK_BYTES = 256 * 1024
 # stdout and stderr, each byte of which JSON may write as \uXXXX.
 _OUTPUT_GROWTH = 2 * 6
-# A fresh worker after a deadline; past it the client hears without one, which is within 250 ms.
+# A fresh worker after a deadline; past it the sandbox is given up, so that the client hears within 250 ms.
 _RESTART_S = 0.2
-# How much longer it may take, on a machine that is short of time, before the sandbox is given up.
-_LATE_RESTART_S = 3.0
 # A worker that an earlier server left busy; past it, it is replaced.
 _ADOPTION_S = 2.0
 # Between two looks at a sandbox whose runner has not connected yet.
@@ -92,9 +90,6 @@ class RunnerChannel(Protocol):
 
     async def call(self, body: bytes, *, flags: int, timeout_s: float) -> Reply:
         """Run one call; always returns within `timeout_s` + 0.25 s of its start, after waiting for its turn."""
-
-    async def restarted(self) -> bool:
-        """After an unclean `TimedOut`: wait for the fresh worker. False: none comes, and the channel has ended."""
 
     def alive(self) -> bool:
         """The control connection stands."""
@@ -169,7 +164,6 @@ class SocketChannel:
         self._ended: str | None = None  # why nothing can be called any more
         self._max_reply_bytes = 0
         self._arrival: asyncio.Future[None] | None = None  # of a worker, for `configure`
-        self._restarting: asyncio.Future[bool] | None = None  # for longer than its call's reply waited
         self._running: _Call | None = None
         self._waiting: deque[_Call] = deque()
         self._alarm: asyncio.TimerHandle | None = None
@@ -201,9 +195,6 @@ class SocketChannel:
         finally:
             if call.reply.cancelled() and call in self._waiting:
                 self._waiting.remove(call)
-
-    async def restarted(self) -> bool:
-        return self.alive() if self._restarting is None else await asyncio.shield(self._restarting)
 
     def alive(self) -> bool:
         return self.greeted.done() and self._ended is None
@@ -291,16 +282,7 @@ class SocketChannel:
     def _not_restarted(self, call: _Call) -> None:
         if not call.reply.done():
             call.reply.set_result(TimedOut(clean=False))
-        self._restarting = self._loop.create_future()
-        self._time(call, self._loop.time() + _LATE_RESTART_S, self._given_up)
-
-    def _given_up(self, call: _Call) -> None:
         self.end("no fresh worker greeted in time after a deadline")
-
-    def _settle_restart(self, *, came: bool) -> None:
-        if self._restarting is not None:
-            self._restarting.set_result(came)
-            self._restarting = None
 
     def _unexplained(self, call: _Call) -> None:
         self._connections.restart()
@@ -339,7 +321,6 @@ class SocketChannel:
         if call is None:
             return
         if call.phase is _Phase.OVERDUE:
-            self._settle_restart(came=True)
             self._finish(call, TimedOut(clean=True))
         elif call.phase is _Phase.UNSENT:
             if call.reply.done():  # its caller was cancelled meanwhile
@@ -378,7 +359,6 @@ class SocketChannel:
             return
         self._ended = reason
         self._connections.close()
-        self._settle_restart(came=False)
         for waiter in (self.greeted, self._arrival):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(SandboxLost(reason))

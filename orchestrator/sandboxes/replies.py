@@ -44,8 +44,7 @@ class RefusedCall:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The deadline came; `clean` if the runner confirmed in time that everything the call started is dead, by a fresh
-    worker. If not, `RunnerChannel.restarted` tells whether it does so late."""
+    """The deadline came; `clean` if the runner confirmed that everything the call started is dead."""
 
     clean: bool
 

@@ -11,7 +11,7 @@ from orchestrator.auth.tokens import NO_SUCH_SESSION, Tokens
 from orchestrator.errors import KodouError, RateLimited, SessionExpired, SessionNotFound, ShuttingDown
 from orchestrator.records import Environment, Resources, Session, SessionState
 from orchestrator.sandboxes.backend import Image, SandboxBackend
-from orchestrator.sandboxes.channel import Reply, RunnerChannel, TimedOut, Violation
+from orchestrator.sandboxes.channel import Reply, TimedOut, Violation
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sessions import recovery
 from orchestrator.sessions.lifecycle import Lifecycle
@@ -144,13 +144,13 @@ class SessionManager:
             if live.machine.state is SessionState.READY:
                 live.machine.apply(_CALL_BEGAN)
             reply = await channel.call(body, flags=flags, timeout_s=timeout_s)
-            if isinstance(reply, Violation):
+            if isinstance(reply, Violation) or (isinstance(reply, TimedOut) and not reply.clean):
                 if live.state in ENDED:
                     raise ended(live.machine.reason)
                 self._check_not(self._letting_go)  # it is we who have closed the channel; the sandbox stays
-                self._lifecycle.lost(live, channel, reason=reply.reason)
-            elif isinstance(reply, TimedOut) and not reply.clean:
-                self._background.spawn(self._watch_restart(live, channel))
+                self._lifecycle.lost(
+                    live, channel, getattr(reply, "reason", "it could not be restarted after a timeout")
+                )
             return CallOutcome(reply, restarted)
         finally:
             live.calls -= 1
@@ -229,12 +229,6 @@ class SessionManager:
                 await live.channel.aclose()
         if self._claim is not None:
             self._claim.release()
-
-    async def _watch_restart(self, live: LiveSession, channel: RunnerChannel) -> None:
-        """A sandbox whose worker does not come back is given up, whether or not it is called again: what outlived its
-        deadline there must not go on."""
-        if not await channel.restarted() and live.state not in ENDED and not self._letting_go:
-            self._lifecycle.lost(live, channel, reason="it could not be restarted after a timeout")
 
     def _one_less(self) -> None:
         self._under_way -= 1

@@ -48,9 +48,6 @@ class FakeChannel:
                 return reply
             return Value(self.sandbox_id.encode() + b":" + body)
 
-    async def restarted(self) -> bool:
-        return False
-
     def alive(self) -> bool:
         return not self.closed and self.sandbox_id in self.backend.running
 
