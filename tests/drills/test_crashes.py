@@ -19,7 +19,7 @@ from tests.servers import Server
 MARK = 4321
 # `scripts/drills/crashes` kills more often, and each time elsewhere.
 SEED = int(os.environ.get("KODOU_DRILL_SEED", "1"))
-ROUNDS = int(os.environ.get("KODOU_DRILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("KODOU_DRILL_ROUNDS", "2"))
 FROM_SOURCE_EVERY = 3
 
 
