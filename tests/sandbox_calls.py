@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
 from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig, Value
+from tests.security.fake_runner import reply_of
 
 RESOURCES = Resources(memory_mb=256, cpus=1.0, pids=32, disk_mb=16)
 SPEC = SandboxSpec(RESOURCES)
@@ -27,7 +28,7 @@ class Calls:
         """What the statements leave in `result`."""
         expression = f"(lambda names: (exec({code!r}, names), names.get('result'))[1])({{}})"
         body = json.dumps({"namepath": ["builtins", "eval"], "args": [expression]}).encode()
-        reply = await self.channel.call(body, flags=0, timeout_s=CALL_S)
+        reply = await reply_of(self.channel, body, timeout_s=CALL_S)
         assert isinstance(reply, Value), reply
         return json.loads(reply.body)["value"]
 

@@ -21,32 +21,49 @@ from runner import frames
 
 from orchestrator.errors import SandboxLost
 from orchestrator.sandboxes.connections import Connections
+from orchestrator.sandboxes.content import Whole
+from orchestrator.sandboxes.events import Event, Events
+from orchestrator.sandboxes.incoming import Incoming
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.replies import (
     Exited,
+    InForm,
+    Malformed,
     NotSerializable,
     Raised,
     RefusedCall,
     Reply,
     TimedOut,
+    Typed,
     Value,
     Violation,
     WorkerDied,
+    read_event,
+    read_in_form,
     read_reply,
 )
+from orchestrator.sandboxes.typed import read_typed
+from orchestrator.sandboxes.wire import Peer
+from orchestrator.sandboxes.work import File, Run, Work
 from orchestrator.telemetry import log
 
 __all__ = [
+    "Events",
+    "File",
+    "InForm",
     "NotSerializable",
     "Raised",
     "RefusedCall",
     "Reply",
+    "Run",
     "RunnerChannel",
     "RunnerConfig",
     "SocketChannel",
     "TimedOut",
+    "Typed",
     "Value",
     "Violation",
+    "Work",
     "WorkerDied",
     "greet",
 ]
@@ -55,8 +72,14 @@ __all__ = [
 _REPLY_SLACK_BYTES = 256 * 1024
 # stdout and stderr, each byte of which JSON may write as \uXXXX.
 _OUTPUT_GROWTH = 2 * 6
-# A fresh worker after a deadline; past it the sandbox is given up, so that the client hears within 250 ms.
+# The head of a typed reply's files.
+_HEAD_BYTES = 8 * 1024 * 1024
+# A fresh worker after a deadline; past it the client hears all the same, since it is to hear within 250 ms.
 _RESTART_S = 0.2
+# How much longer a fresh worker may take then, before the sandbox is given up.
+_LATE_S = 3.0
+# Of content, between two pieces.
+_STALL_S = 10.0
 # A worker that an earlier server left busy; past it, it is replaced.
 _ADOPTION_S = 2.0
 # Between two looks at a sandbox whose runner has not connected yet.
@@ -79,6 +102,10 @@ class RunnerConfig:
     max_items: int
     orphan_s: int
     fsize_bytes: int
+    max_content_bytes: int = 1024**3
+    max_references: int = 1000
+    max_reference_bytes: int = 256 * 1024**2
+    first: bool = True
     egress: bool = False
 
 
@@ -88,8 +115,11 @@ class RunnerChannel(Protocol):
     async def configure(self, config: RunnerConfig, *, timeout_s: float) -> None:
         """Send CONFIG and wait for the worker's greeting. Raises `SandboxLost`."""
 
-    async def call(self, body: bytes, *, flags: int, timeout_s: float) -> Reply:
-        """Run one call; always returns within `timeout_s` + 0.25 s of its start, after waiting for its turn."""
+    async def call(self, work: Work, *, timeout_s: float, events: Events | None = None) -> Run:
+        """Run one request; always returns within `timeout_s` + 0.25 s of its start, after waiting for its turn.
+
+        The next one begins once the reply's content, if it has any, is read or dropped. `events` get what it tells before.
+        """
 
     def alive(self) -> bool:
         """The control connection stands."""
@@ -132,25 +162,62 @@ class _Phase(Enum):
     SENT = auto()
     BEREFT = auto()  # its worker's connection ended; the report of the worker's end is awaited
     OVERDUE = auto()  # the deadline came; a fresh worker is awaited
+    REPLIED = auto()  # the content of its reply still comes
 
 
 class _Call:
     """One call, from its arrival to its reply. Outlives a caller that was cancelled."""
 
-    __slots__ = ("body", "deadline", "due", "exited", "flags", "id", "phase", "reply", "step", "timeout_s")
+    __slots__ = (
+        "arrived",
+        "began",
+        "content",
+        "deadline",
+        "due",
+        "ended",
+        "events",
+        "exited",
+        "id",
+        "missing",
+        "phase",
+        "reply",
+        "sending",
+        "step",
+        "timeout_s",
+        "work",
+    )
 
-    def __init__(self, body: bytes, flags: int, timeout_s: float, reply: asyncio.Future[Reply]) -> None:
-        self.body = body
-        self.flags = flags
+    def __init__(self, work: Work, timeout_s: float, events: Events | None, loop: asyncio.AbstractEventLoop) -> None:
+        self.work = work
         self.timeout_s = timeout_s
-        self.reply = reply
+        self.events = events
+        self.reply: asyncio.Future[Reply | _Unread] = loop.create_future()
         self.id = secrets.randbits(64)
         self.phase = _Phase.UNSENT
-        self.deadline = 0.0  # in the loop's time, once sent
-        # The one thing that is timed in this phase, and when it is due, in the loop's time.
+        # In the loop's time: its arrival, when it was sent, when its reply was there; 0 for what has not been.
+        self.arrived = loop.time()
+        self.began = 0.0
+        self.ended = 0.0
+        self.deadline = 0.0
+        # The one thing that is timed in this phase, and when it is due.
         self.step: Callable[[_Call], None] | None = None
         self.due = 0.0
+        self.sending: asyncio.Task[None] | None = None  # of its files
+        self.content: Incoming | None = None  # of its reply
+        self.missing = 0  # of that, when it was last looked at
         self.exited: Exited | None = None
+
+    def run(self, reply: Reply) -> Run:
+        began = self.began or self.ended or self.arrived
+        return Run(reply, began - self.arrived, max(self.ended - began, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A reply in typed form, of which the head of its files has not been read."""
+
+    body: bytes
+    content: Incoming
 
 
 class SocketChannel:
@@ -163,6 +230,7 @@ class SocketChannel:
         self._adopted = link.reopened
         self._ended: str | None = None  # why nothing can be called any more
         self._max_reply_bytes = 0
+        self._max_content_bytes = 0
         self._arrival: asyncio.Future[None] | None = None  # of a worker, for `configure`
         self._running: _Call | None = None
         self._waiting: deque[_Call] = deque()
@@ -172,6 +240,7 @@ class SocketChannel:
 
     async def configure(self, config: RunnerConfig, *, timeout_s: float) -> None:
         self._max_reply_bytes = config.max_reply_bytes + _OUTPUT_GROWTH * config.max_output_bytes + _REPLY_SLACK_BYTES
+        self._max_content_bytes = config.max_content_bytes + _HEAD_BYTES
         try:
             async with asyncio.timeout(timeout_s):
                 self._connections.configure(msgspec.json.encode(asdict(config)))
@@ -182,19 +251,30 @@ class SocketChannel:
             msg = f"no worker of sandbox {self._sandbox_id} greeted within {timeout_s:g} s"
             raise SandboxLost(msg) from None
 
-    async def call(self, body: bytes, *, flags: int, timeout_s: float) -> Reply:
+    async def call(self, work: Work, *, timeout_s: float, events: Events | None = None) -> Run:
+        call = _Call(work, timeout_s, events, self._loop)
         if self._ended is not None:
-            return Violation(self._ended)
-        call = _Call(body, flags, timeout_s, self._loop.create_future())
+            return call.run(Violation(self._ended, sent=False))
         if self._running is None:
             self._begin(call)
-            return await call.reply
-        self._waiting.append(call)
+            reply = await call.reply
+        else:
+            self._waiting.append(call)
+            try:
+                reply = await call.reply
+            finally:
+                if call.reply.cancelled() and call in self._waiting:
+                    self._waiting.remove(call)
+        return call.run(await self._read(reply) if isinstance(reply, _Unread) else reply)
+
+    async def _read(self, reply: _Unread) -> Reply:
         try:
-            return await call.reply
-        finally:
-            if call.reply.cancelled() and call in self._waiting:
-                self._waiting.remove(call)
+            return await read_typed(reply.body, reply.content)
+        except Malformed as exc:
+            self.end(f"the runner broke the protocol: {exc}")
+        except SandboxLost as exc:
+            return Violation(exc.detail)
+        return Violation("the runner broke the protocol")
 
     def alive(self) -> bool:
         return self.greeted.done() and self._ended is None
@@ -232,16 +312,40 @@ class SocketChannel:
         if worker is None:
             return
         call.phase = _Phase.SENT
-        call.deadline = self._loop.time() + call.timeout_s
+        call.began = self._loop.time()
+        call.deadline = call.began + call.timeout_s
         self._time(call, call.deadline, self._deadline)
-        body, call.body = call.body, b""
-        worker.send(frames.HEADER.pack(frames.CALL, call.flags.to_bytes(3, "big"), len(body), 0, call.id), body)
+        work = call.work
+        envelope = work.envelope() if work.forms or work.files else b""
+        extra = len(envelope) + sum(file.size for file in work.files)
+        header = frames.HEADER.pack(work.kind, work.flags.to_bytes(3, "big"), len(work.body), extra, call.id)
+        worker.send(header, work.body)
+        if envelope:
+            worker.send(envelope)
+        if work.files:
+            call.sending = self._loop.create_task(self._send_files(call, worker))
 
-    def _finish(self, call: _Call, reply: Reply) -> None:
+    async def _send_files(self, call: _Call, worker: Peer) -> None:
+        try:
+            for file in call.work.files:
+                await file.send(worker.send_piece)
+        except (OSError, EOFError):
+            self.end("a file of a request could not be read")
+
+    def _finish(self, call: _Call, reply: Reply | _Unread) -> None:
+        call.ended = self._loop.time()
         if not call.reply.done():  # else its caller was cancelled
             call.reply.set_result(reply)
         self._connections.settled()
+        self._leave(call)
         self._next()
+
+    def _leave(self, call: _Call) -> None:
+        """It needs the connection no more."""
+        if call.sending is not None:
+            call.sending.cancel()
+        if call.events is not None:
+            call.events.end()
 
     def _next(self) -> None:
         self._running = None
@@ -277,11 +381,16 @@ class SocketChannel:
     def _deadline(self, call: _Call) -> None:
         call.phase = _Phase.OVERDUE
         self._connections.restart()
-        self._time(call, self._loop.time() + _RESTART_S, self._not_restarted)
+        self._time(call, self._loop.time() + _RESTART_S, self._late)
+
+    def _late(self, call: _Call) -> None:
+        # The client hears in time; the worker, on a busy machine, may take longer. The next call waits for it.
+        call.ended = self._loop.time()
+        if not call.reply.done():
+            call.reply.set_result(TimedOut())
+        self._time(call, call.ended + _LATE_S, self._not_restarted)
 
     def _not_restarted(self, call: _Call) -> None:
-        if not call.reply.done():
-            call.reply.set_result(TimedOut(clean=False))
         self.end("no fresh worker greeted in time after a deadline")
 
     def _unexplained(self, call: _Call) -> None:
@@ -295,20 +404,71 @@ class SocketChannel:
 
     # --- what the connections tell ---
 
-    def refuses(self, kind: int, length: int, call_id: int) -> str | None:
+    def refuses(self, kind: int, length: int, extra: int, call_id: int) -> str | None:
         call = self._running
         if call is None or call.phase is not _Phase.SENT:
             return "a frame that no call waits for"
-        if kind not in frames.REPLIES or call_id != call.id:
+        if call_id != call.id or not (kind in frames.REPLIES or (kind in frames.EVENTS and call.events is not None)):
             return "a frame that is no reply to the running call"
-        if length > self._max_reply_bytes:
+        if length > self._max_reply_bytes or extra > self._max_content_bytes:
             return "a reply over the limit"
+        if (extra or kind == frames.CONTENT) and not _may_have_content(kind, call.work.forms):
+            return "content that was not asked for"
         return None
 
-    def replied(self, kind: int, body: bytes) -> None:
-        reply = read_reply(kind, body)
-        if self._running is not None:
-            self._finish(self._running, reply)
+    def received(self, kind: int, body: bytes, content: Incoming | None) -> None:
+        call = self._running
+        if call is None:
+            return
+        if kind in frames.EVENTS:
+            self._tell(call, read_event(kind, body))
+        elif content is not None:
+            self._begin_content(call, _with_content(kind, body, content, call.work.forms), content)
+        elif kind == frames.CONTENT:
+            self._finish(call, read_in_form(body, Whole(b""), call.work.forms))
+        else:
+            self._finish(call, read_reply(kind, body))
+
+    def _tell(self, call: _Call, event: Event) -> None:
+        worker, events = self._connections.worker, call.events
+        if worker is not None and events is not None and not events.tell(event):
+            worker.pause_reading()
+            events.when_room(worker.resume_reading)
+
+    def _begin_content(self, call: _Call, reply: InForm | _Unread, content: Incoming) -> None:
+        call.phase = _Phase.REPLIED
+        call.ended = self._loop.time()
+        call.content = content
+        if call.reply.done():  # its caller was cancelled
+            content.drop()
+        else:
+            call.reply.set_result(reply)
+        self._connections.settled()
+        self._leave(call)
+        self._watch_content(call)
+
+    def _watch_content(self, call: _Call) -> None:
+        if call.content is not None:
+            call.missing = call.content.missing
+            self._time(call, self._loop.time() + _STALL_S, self._look_at_content)
+
+    def _look_at_content(self, call: _Call) -> None:
+        content = call.content
+        if content is not None and content.missing == call.missing and not content.waits:
+            self.end("the runner stopped sending in the middle of a value")
+        else:
+            self._watch_content(call)
+
+    def content_ended(self) -> None:
+        call = self._running
+        if call is not None and call.phase is _Phase.REPLIED:
+            if call.exited is not None:
+                self._connections.drop_worker()
+            self._next()
+
+    def _content_cut(self, call: _Call) -> None:
+        self._connections.drop_worker()
+        self._next()
 
     def supervisor_came(self) -> None:
         if not self.greeted.done():
@@ -321,7 +481,7 @@ class SocketChannel:
         if call is None:
             return
         if call.phase is _Phase.OVERDUE:
-            self._finish(call, TimedOut(clean=True))
+            self._finish(call, TimedOut())
         elif call.phase is _Phase.UNSENT:
             if call.reply.done():  # its caller was cancelled meanwhile
                 self._next()
@@ -330,6 +490,8 @@ class SocketChannel:
 
     def worker_left(self) -> None:
         call = self._running
+        if call is not None and call.phase is _Phase.REPLIED:
+            self._next()
         if call is None or call.phase is not _Phase.SENT:
             return
         if call.exited is not None:
@@ -348,6 +510,9 @@ class SocketChannel:
         elif call.phase is _Phase.SENT:
             call.exited = exited
             self._time(call, min(self._loop.time() + _LAST_WORDS_S, call.deadline), self._explained)
+        elif call.phase is _Phase.REPLIED:
+            call.exited = exited
+            self._time(call, self._loop.time() + _LAST_WORDS_S, self._content_cut)
 
     def end(self, reason: str) -> None:
         if self._ended is None:
@@ -364,8 +529,21 @@ class SocketChannel:
                 waiter.set_exception(SandboxLost(reason))
         for call in (*([self._running] if self._running else ()), *self._waiting):
             if not call.reply.done():
-                call.reply.set_result(Violation(reason))
+                call.reply.set_result(Violation(reason, sent=call.phase is not _Phase.UNSENT))
+            self._leave(call)
         self._running = None
         self._waiting.clear()
         if self._alarm is not None:
             self._alarm.cancel()
+
+
+def _may_have_content(kind: int, forms: tuple[str, ...]) -> bool:
+    return bool(forms) if kind == frames.CONTENT else kind == frames.VALUE and frames.TYPED in forms
+
+
+def _with_content(kind: int, body: bytes, content: Incoming, forms: tuple[str, ...]) -> InForm | _Unread:
+    """Raises `Malformed`."""
+    if kind == frames.CONTENT:
+        return read_in_form(body, content, forms)
+    read_reply(kind, body)
+    return _Unread(body, content)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from runner import frames
 
+from orchestrator.sandboxes.incoming import Incoming
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.replies import Exited, Malformed, read_exited, read_hello
 from orchestrator.sandboxes.wire import Peer
@@ -23,11 +24,14 @@ _MOST_EVENTS = 100
 class Calls(Protocol):
     """Who makes calls over the connections."""
 
-    def refuses(self, kind: int, length: int, call_id: int) -> str | None:
+    def refuses(self, kind: int, length: int, extra: int, call_id: int) -> str | None:
         """Why the worker may not send a frame with this header now; None if it may."""
 
-    def replied(self, kind: int, body: bytes) -> None:
-        """The worker sent a frame that `refuses` let pass."""
+    def received(self, kind: int, body: bytes, content: Incoming | None) -> None:
+        """The worker sent a frame that `refuses` let pass. `content` is its extra, which is yet to come."""
+
+    def content_ended(self) -> None:
+        """All of the content that was received last has come."""
 
     def supervisor_came(self) -> None:
         """Control stands."""
@@ -149,19 +153,19 @@ class Connections:
 
     # --- what a Peer tells its owner ---
 
-    def refuses(self, peer: Peer, kind: int, length: int, call_id: int) -> str | None:
+    def refuses(self, peer: Peer, kind: int, length: int, extra: int, call_id: int) -> str | None:
         if peer is self.worker:
-            return self._calls.refuses(kind, length, call_id)
+            return self._calls.refuses(kind, length, extra, call_id)
         if kind != (frames.EXITED if peer is self._control else frames.HELLO):
             return "a frame of a kind that may not come there"
-        if length > _SMALL_FRAME_BYTES or call_id:
+        if length > _SMALL_FRAME_BYTES or extra or call_id:
             return "a greeting or report of an impossible size or id"
         return None
 
-    def received(self, peer: Peer, kind: int, body: bytes) -> None:
+    def received(self, peer: Peer, kind: int, body: bytes, content: Incoming | None) -> None:
         try:
             if peer is self.worker:
-                self._calls.replied(kind, body)
+                self._calls.received(kind, body, content)
             elif peer is self._control:
                 self._count_event()
                 self._calls.worker_exited(read_exited(body))
@@ -169,6 +173,10 @@ class Connections:
                 self._greeted(peer, body)
         except Malformed as exc:
             self.violated(peer, str(exc))
+
+    def content_ended(self, peer: Peer) -> None:
+        if peer is self.worker:
+            self._calls.content_ended()
 
     def violated(self, peer: Peer, reason: str) -> None:
         peer.abort()

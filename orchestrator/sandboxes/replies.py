@@ -4,16 +4,29 @@ A reply is a closed set; nothing in it names what we import, open or call. Bodie
 to be one JSON object in UTF-8 and passed on as the bytes they are.
 """
 
+import math
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 import msgspec
 from runner import frames
 
+from orchestrator.sandboxes.content import Content
+from orchestrator.sandboxes.events import Event
+
 T = TypeVar("T")
 
 _DETAIL_CHARACTERS = 4096
 _FIELD_CHARACTERS = 200
+_TYPE_CHARACTERS = 200
+# The head of a typed reply's files, and how many there may be.
+_MOST_HEAD_BYTES = 8 * 1024 * 1024
+_MOST_FILES = 100_000
+_FILE_NAME = re.compile(r"f[0-9]{1,9}")
+
+_Place = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +34,25 @@ class Value:
     """`body` is the whole HTTP body, checked to be one JSON object, passed on as it came."""
 
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A reply in typed form: `body` as in `Value`, and the files that it calls by name, one after another in `content`."""
+
+    body: bytes
+    files: tuple[tuple[str, int], ...]  # name, bytes
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class InForm:
+    """The bare value in the form `form` (one of `runner.frames.FORMS`). `type`: its Python type; `ms`: inside the runner."""
+
+    form: str
+    type: str
+    ms: float
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +67,22 @@ class NotSerializable:
 
 @dataclass(frozen=True, slots=True)
 class RefusedCall:
-    """The call named what is not there. `code` is one of `runner.frames.REFUSALS`."""
+    """The call named what is not there. `code` is one of `runner.frames.REFUSALS`.
+
+    `stage` and `item` say where in a composition; `available` lists the forms of a value that has none of those asked for.
+    """
 
     code: str
     detail: str
     field: str | None
+    stage: int | None = None
+    item: int | None = None
+    available: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The deadline came; `clean` if the runner confirmed that everything the call started is dead."""
-
-    clean: bool
+    """The deadline came; everything the call started is being killed. A fresh worker is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +95,16 @@ class WorkerDied:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """The runner broke the protocol, or its process is gone: the sandbox has to go."""
+    """The runner broke the protocol, or its process is gone: the sandbox has to go.
+
+    `sent` is False where the request never reached the runner, so that it may be made anew elsewhere.
+    """
 
     reason: str
+    sent: bool = True
 
 
-Reply = Value | Raised | NotSerializable | RefusedCall | TimedOut | WorkerDied | Violation
+Reply = Value | Typed | InForm | Raised | NotSerializable | RefusedCall | TimedOut | WorkerDied | Violation
 
 
 class Malformed(Exception):
@@ -90,6 +130,21 @@ class _Refusal(msgspec.Struct, frozen=True):
     code: str
     detail: str
     field: str | None = None
+    stage: _Place | None = None
+    item: _Place | None = None
+    available: tuple[str, ...] = ()
+
+
+class _FileHead(msgspec.Struct, frozen=True):
+    files: tuple[tuple[str, _Place], ...]
+
+
+class _InForm(msgspec.Struct, frozen=True):
+    """The body of a CONTENT frame."""
+
+    form: str
+    type: str = ""
+    ms: float = 0.0
 
 
 _FORWARDED: dict[int, type[Value | Raised | NotSerializable]] = {
@@ -97,23 +152,66 @@ _FORWARDED: dict[int, type[Value | Raised | NotSerializable]] = {
     frames.RAISED: Raised,
     frames.UNSERIALISABLE: NotSerializable,
 }
+_EVENTS = {frames.OUTPUT: "output", frames.ITEM: "item"}
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _hello = msgspec.json.Decoder(Hello)
 _exited = msgspec.json.Decoder(Exited)
 _refusal = msgspec.json.Decoder(_Refusal)
+_file_head = msgspec.json.Decoder(_FileHead)
+_in_form = msgspec.json.Decoder(_InForm)
 
 
 def read_reply(kind: int, body: bytes) -> Reply:
-    """The reply to a call. `kind` is one of `frames.REPLIES`. Raises `Malformed`."""
+    """The reply to a call, one without content. `kind` is one of `frames.REPLIES`. Raises `Malformed`."""
     if kind == frames.REFUSED:
-        refusal = _decode(_refusal, body)
-        if refusal.code not in frames.REFUSALS:
-            msg = "a call was refused with an unknown code"
-            raise Malformed(msg)
-        field = None if refusal.field is None else refusal.field[:_FIELD_CHARACTERS]
-        return RefusedCall(refusal.code, refusal.detail[:_DETAIL_CHARACTERS], field)
+        return _refused(_decode(_refusal, body))
     _decode(_object, body)
     return _FORWARDED[kind](body)
+
+
+def _refused(refusal: _Refusal) -> RefusedCall:
+    if refusal.code not in frames.REFUSALS or not frames.FORMS.issuperset(refusal.available):
+        msg = "a call was refused with an unknown code or form"
+        raise Malformed(msg)
+    return RefusedCall(
+        refusal.code,
+        refusal.detail[:_DETAIL_CHARACTERS],
+        None if refusal.field is None else refusal.field[:_FIELD_CHARACTERS],
+        refusal.stage,
+        refusal.item,
+        refusal.available,
+    )
+
+
+def read_file_head(head: bytes, size: int) -> tuple[tuple[str, int], ...]:
+    """Names and sizes of a typed reply's files, which take `size` bytes together. Raises `Malformed`."""
+    if len(head) > _MOST_HEAD_BYTES:
+        msg = "the head of a reply's files is too long"
+        raise Malformed(msg)
+    files = _decode(_file_head, head).files
+    names = {name for name, _ in files if _FILE_NAME.fullmatch(name)}
+    if len(names) < len(files) or len(files) > _MOST_FILES or sum(count for _, count in files) != size:
+        msg = "the files of a reply are not those that it names"
+        raise Malformed(msg)
+    return files
+
+
+def read_in_form(body: bytes, content: Content, asked: Collection[str]) -> InForm:
+    """The reply of a CONTENT frame. Raises `Malformed`, also for a form that was not asked for."""
+    told = _decode(_in_form, body)
+    if told.form not in asked or not math.isfinite(told.ms):
+        msg = "a value came in a form that was not asked for"
+        raise Malformed(msg)
+    return InForm(told.form, told.type[:_TYPE_CHARACTERS], told.ms, content)
+
+
+def read_event(kind: int, body: bytes) -> Event:
+    """An event. Raises `Malformed`, also for one that is not on one line."""
+    _decode(_object, body)
+    if b"\n" in body or b"\r" in body:
+        msg = "an event is not on one line"
+        raise Malformed(msg)
+    return Event(_EVENTS[kind], body)
 
 
 def read_hello(body: bytes) -> Hello:

@@ -11,7 +11,7 @@ from orchestrator.auth.tokens import NO_SUCH_SESSION, Tokens
 from orchestrator.errors import KodouError, RateLimited, SessionExpired, SessionNotFound, ShuttingDown
 from orchestrator.records import Environment, Resources, Session, SessionState
 from orchestrator.sandboxes.backend import Image, SandboxBackend
-from orchestrator.sandboxes.channel import Reply, TimedOut, Violation
+from orchestrator.sandboxes.channel import Events, Reply, Violation, Work
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sessions import recovery
 from orchestrator.sessions.lifecycle import Lifecycle
@@ -49,10 +49,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """`restarted`: the call ran in a fresh sandbox, since the session's had ended before it."""
+    """`restarted`: the call ran in a fresh sandbox, since the session's had ended before it. It waited for its turn, for
+    that sandbox, and ran, for so many seconds."""
 
     reply: Reply
     restarted: bool
+    queued_s: float
+    started_s: float
+    ran_s: float
 
 
 class SessionManager:
@@ -125,9 +129,10 @@ class SessionManager:
         return Opened(live.record, sessionid)
 
     async def call(
-        self, sessionid: str, principal: Principal, body: bytes, *, flags: int, timeout_s: float
+        self, sessionid: str, principal: Principal, work: Work, *, timeout_s: float, events: Events | None = None
     ) -> CallOutcome:
-        """Run one call; `timeout_s` counts from its turn. After a `Violation` the next call gets a fresh sandbox.
+        """Run one request; `timeout_s` counts from its turn. After a `Violation` the next gets a fresh sandbox, and so does
+        one that was not sent by then. `events` get what it tells before its reply, and are ended with it.
         Raises `SessionNotFound`, `SessionExpired`, `RateLimited`, `ShuttingDown`; `SandboxLost`, `EngineUnavailable`,
         `StoreBusy` if a fresh sandbox is due and does not start."""
         live = self.cached(sessionid, principal) or await self.find(sessionid, principal)
@@ -138,26 +143,34 @@ class SessionManager:
         live.calls += 1
         self._under_way += 1
         try:
-            channel, restarted = live.channel, False
-            if channel is None or not channel.alive():
-                channel, restarted = await self._lifecycle.revive(live), True
-            if live.machine.state is SessionState.READY:
-                live.machine.apply(_CALL_BEGAN)
-            reply = await channel.call(body, flags=flags, timeout_s=timeout_s)
-            if isinstance(reply, Violation) or (isinstance(reply, TimedOut) and not reply.clean):
-                if live.state in ENDED:
-                    raise ended(live.machine.reason)
-                self._check_not(self._letting_go)  # it is we who have closed the channel; the sandbox stays
-                self._lifecycle.lost(
-                    live, channel, getattr(reply, "reason", "it could not be restarted after a timeout")
-                )
-            return CallOutcome(reply, restarted)
+            outcome = await self._run(live, work, timeout_s, events)
+            if isinstance(outcome.reply, Violation) and not outcome.reply.sent:
+                outcome = await self._run(live, work, timeout_s, events)
+            return outcome
         finally:
             live.calls -= 1
             live.last_used = time.monotonic()
             if not live.calls and live.machine.state is SessionState.BUSY:
                 live.machine.apply(_CALL_ENDED)
+            if events is not None:
+                events.end()
             self._one_less()
+
+    async def _run(self, live: LiveSession, work: Work, timeout_s: float, events: Events | None) -> CallOutcome:
+        channel, started_s = live.channel, 0.0
+        if channel is None or not channel.alive():
+            began = time.perf_counter()
+            channel = await self._lifecycle.revive(live)
+            started_s = time.perf_counter() - began
+        if live.machine.state is SessionState.READY:
+            live.machine.apply(_CALL_BEGAN)
+        run = await channel.call(work, timeout_s=timeout_s, events=events)
+        if isinstance(run.reply, Violation):
+            if live.state in ENDED:
+                raise ended(live.machine.reason)
+            self._check_not(self._letting_go)  # it is we who have closed the channel; the sandbox stays
+            self._lifecycle.lost(live, channel, run.reply.reason)
+        return CallOutcome(run.reply, started_s > 0, run.queued_s, started_s, run.ran_s)
 
     def cached(self, sessionid: str, principal: Principal) -> LiveSession | None:
         """The session of a token that was verified before; None: ask `find`. A microsecond or two."""

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from orchestrator.errors import KodouError
-from orchestrator.records import Session
+from orchestrator.records import Session, SessionState
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
 from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
 from orchestrator.settings import Settings
@@ -123,6 +123,10 @@ class Sandboxes:
         return RunnerConfig(
             env=dict(session.env),
             max_reply_bytes=self._settings.max_reply_bytes,
+            max_content_bytes=self._settings.max_content_bytes,
+            max_references=self._settings.max_references,
+            max_reference_bytes=self._settings.max_reference_mb * 1024 * 1024,
+            first=session.state is SessionState.STARTING,
             max_output_bytes=self._settings.max_output_bytes,
             max_items=self._settings.max_items,
             orphan_s=self._settings.orphan_s,

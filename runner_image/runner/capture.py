@@ -24,9 +24,24 @@ class Capture:
     def __init__(self, max_bytes: int, aside: Aside) -> None:
         """`max_bytes` of each stream are kept for a call; `aside` moves a descriptor out of user code's way."""
         self._streams = (_Stream(1, "stdout", max_bytes, aside), _Stream(2, "stderr", max_bytes, aside))
+        self._before_take: Callable[[], None] | None = None
+
+    def follow(self, max_bytes: int, before_take: Callable[[], None]) -> tuple[Tail, ...]:
+        """Let both be read while the call runs, up to `max_bytes` of each. `take` calls `before_take` and holds no text."""
+        self._before_take = before_take
+        return tuple(stream.follow(max_bytes) for stream in self._streams)
+
+    def flush(self) -> None:
+        """Bring what Python holds back to where it can be read."""
+        for stream in self._streams:
+            stream.flush()
 
     def take(self) -> dict[str, object]:
         """Members of a reply: `stdout` and `stderr` unless empty, `truncated` if something is missing. Begins anew."""
+        if self._before_take is not None:
+            self.flush()
+            self._before_take()
+            self._before_take = None
         members: dict[str, object] = {}
         for stream in self._streams:
             text, truncated = stream.take()
@@ -37,9 +52,29 @@ class Capture:
         return members
 
 
+class Tail:
+    """What comes into a stream while it is followed."""
+
+    def __init__(self, name: str, file: int, max_bytes: int) -> None:
+        self.name = name
+        self._file = file
+        self._at = 0
+        self._max_bytes = max_bytes
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes that have not been read; fewer where there are no more, or no more are wanted."""
+        try:
+            data = os.pread(self._file, min(count, self._max_bytes - self._at), self._at)
+        except OSError:  # user code closed it
+            return b""
+        self._at += len(data)
+        return data
+
+
 class _Stream:
     def __init__(self, number: int, name: str, max_bytes: int, aside: Aside) -> None:
         self.name = name
+        self._followed_bytes = 0  # while it is followed: the bound
         self._number = number
         self._max_bytes = max_bytes
         self._aside = aside
@@ -61,15 +96,40 @@ class _Stream:
         setattr(sys, self.name, self._text)
         setattr(sys, f"__{self.name}__", self._text)
 
+    def follow(self, max_bytes: int) -> Tail:
+        self._followed_bytes = self._raw.max_bytes = max_bytes
+        self._buffer_lines(True)
+        return Tail(self.name, self._file, max_bytes)
+
     def take(self) -> tuple[str, bool]:
-        """What was written since the last time, and whether some of it is missing."""
+        """What was written since the last time and not told, and whether some of it is missing."""
+        followed_bytes, self._followed_bytes = self._followed_bytes, 0
+        if not followed_bytes:
+            return self._take(self._max_bytes, self._max_bytes)
+        self._raw.max_bytes = self._max_bytes
+        self._buffer_lines(False)
+        return self._take(followed_bytes, 0)
+
+    def flush(self) -> None:
+        try:
+            self._text.flush()
+        except (OSError, ValueError):  # user code closed it: `take` opens it anew
+            return
+
+    def _buffer_lines(self, lines: bool) -> None:
+        try:
+            self._text.reconfigure(line_buffering=lines)
+        except (OSError, ValueError):  # user code closed it: `take` opens it anew
+            return
+
+    def _take(self, bound: int, wanted: int) -> tuple[str, bool]:
         try:
             self._text.flush()
             size = os.lseek(self._file, 0, os.SEEK_END)
             if not size and not self._raw.dropped:
                 return "", False
             if _identity(self._file) == self._identity:
-                return self._read(size)
+                return self._read(wanted), self._empty(size > bound)
         except (OSError, ValueError):
             pass
         self._reopen()
@@ -81,13 +141,16 @@ class _Stream:
             os.close(self._file)
         self._open()
 
-    def _read(self, size: int) -> tuple[str, bool]:
-        data = os.pread(self._file, self._max_bytes, 0) if size and self._max_bytes else b""
-        truncated = self._raw.dropped or size > self._max_bytes
+    def _read(self, most: int) -> str:
+        return os.pread(self._file, most, 0).decode("utf-8", "replace") if most else ""
+
+    def _empty(self, over: bool) -> bool:
+        """Begin anew. Whether something of what was written is missing: `over`, or what Python did not write."""
+        truncated = self._raw.dropped or over
         os.ftruncate(self._file, 0)
         self._raw.written = 0
         self._raw.dropped = False
-        return data.decode("utf-8", "replace"), truncated
+        return truncated
 
 
 class _Bounded(RawIOBase):
@@ -95,7 +158,7 @@ class _Bounded(RawIOBase):
 
     def __init__(self, descriptor: int, max_bytes: int) -> None:
         self._descriptor = descriptor
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self.written = 0
         self.dropped = False
 
@@ -107,7 +170,7 @@ class _Bounded(RawIOBase):
 
     def write(self, data: Any, /) -> int:
         view = memoryview(data).cast("B")
-        room = self._max_bytes - self.written
+        room = self.max_bytes - self.written
         if len(view) > room:
             self.dropped = True
         if room > 0:

@@ -1,27 +1,44 @@
-"""Frames between orchestrator and runner: a fixed header, a body, and room for binary attachments.
+"""Frames between orchestrator and runner: a fixed header, a body, and binary attachments.
 
     offset  0      1..3   4..7        8..11         12..19
             kind   flags  body bytes  extra bytes   call id      all big-endian, unsigned
 
-`body` is UTF-8 JSON (or empty), `extra` is binary attachments (none yet; always 0). The call id is random, made by
-the orchestrator, and comes back on the one reply to that call; it is 0 on frames that belong to no call.
+`body` is UTF-8 JSON (or empty). `extra` is what JSON holds badly, bytes as they are (or nothing). The call id is random,
+made by the orchestrator, and comes back on every frame that belongs to that request; it is 0 on those that belong to none.
 
 Two connections to one Unix socket, on which the orchestrator listens:
 - *control*, from the supervisor (process 1): HELLO {"role": "supervisor", "protocol", "runner", "python", "pid"} at once;
   the orchestrator answers CONFIG; then RESTART (kill every other process, fork a fresh worker) and STOP may come, and
   the supervisor reports each worker's end that it was not asked for: EXITED {"code": int|null, "signal": int|null}.
-- *call*, from the worker: HELLO {"role": "worker", "protocol", "generation": n, "pid"}; then CALL and one reply each.
+- *call*, from the worker: HELLO {"role": "worker", "protocol", "generation": n, "pid"}; then a request and one reply each.
   Generation counts workers from 1. Either side that loses its connection connects anew and greets again; the worker's
   state survives that. The orchestrator sends CONFIG again on every new control connection.
 
-CONFIG: {"env": {str: str}, "max_reply_bytes", "max_output_bytes", "max_items", "orphan_s", "fsize_bytes", "egress": bool};
-`env` is set before the first worker is forked, after the variables of a proxy with `egress` (`egress.py`). The first
-worker is forked only after CONFIG.
+CONFIG: {"env": {str: str}, "max_reply_bytes", "max_content_bytes", "max_output_bytes", "max_items", "max_references",
+"max_reference_bytes", "first": bool, "orphan_s", "fsize_bytes", "egress": bool}; `env` is set before the first worker is forked,
+after the variables of a proxy with `egress` (`egress.py`). `first` is false where an earlier sandbox of the session was
+lost: its references must not be taken for those of this one. The first worker is forked only after CONFIG.
 
-CALL's body is the client's request ({"namepath", "args", …}) as it came; "sessionid" (left empty) and "timeout" are ignored.
-Replies: VALUE, RAISED and UNSERIALISABLE hold the whole HTTP body, at most `max_reply_bytes` of it; the code of an
-UNSERIALISABLE one is `value_not_serializable`, `too_many_items` or `reply_too_large`. REFUSED holds {"code", "detail",
-"field"?} with code one of `REFUSALS`. A reply that its worker could not send is lost, not repeated.
+Requests (`REQUESTS`); "sessionid" (left empty), "session" and "timeout" in their bodies are ignored:
+- CALL: the client's {"namepath", "args", …} as it came. COMPOSE: {"args", …, "pipeline": […]} or {"listop": {…}}, as it came
+  or as the orchestrator made it of a part; {"piped": value}, in typed form, is then the last positional argument of its
+  first stage. DESCRIBE: the client's {"namepath"}. REFERENCES: empty.
+- `extra` is an envelope or nothing. An envelope: 4 bytes, big-endian, the length of a JSON head; the head,
+  {"forms": [name, …], "files": [[name, bytes], …]}; then the files, one after another. `forms` are those of `FORMS` that the
+  client takes, the one it likes best first; without an envelope it is ["json"]. Files are what `{"$file": name}` and
+  `{"$array": name}` in the body mean.
+
+Replies (`REPLIES`), one to each request:
+- VALUE: the whole HTTP body, at most `max_reply_bytes` of it. In typed form (`typed.py`) `extra` is an envelope with `files`
+  only, at most `max_content_bytes` of them; else it is empty.
+- CONTENT: `extra` is the value itself in another form, at most `max_content_bytes` of it, and the body says what it is:
+  {"form": one of `FORMS`, "type": str, "ms": float}.
+- RAISED and UNSERIALISABLE: the whole HTTP body. The code of an UNSERIALISABLE one is one of `NO_VALUE`.
+- REFUSED: {"code", "detail", "field"?, "stage"?, "item"?, "available"?} with code one of `REFUSALS`; `available` lists the
+  forms that a `not_acceptable` value has.
+Before the reply to a request with the flag STREAM there may be EVENTS, whose bodies, JSON objects on one line each, go to
+the client as they are: OUTPUT {"stdout": text} or {"stderr": text}, ITEM {"index": int, "value": …}.
+A reply that its worker could not send is lost, not repeated.
 """
 
 # Imports little: it stands between the start of an interpreter and the supervisor's greeting.
@@ -35,8 +52,9 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 HEADER = Struct(">B3sIIQ")
+ENVELOPE = Struct(">I")
 
 HELLO = 1
 CONFIG = 2
@@ -44,28 +62,54 @@ RESTART = 3
 STOP = 4
 EXITED = 5
 CALL = 16
+COMPOSE = 17
+DESCRIBE = 18
+REFERENCES = 19
 VALUE = 32
 RAISED = 33
 UNSERIALISABLE = 34
 REFUSED = 35
+CONTENT = 36
+OUTPUT = 48
+ITEM = 49
 
-REPLIES = frozenset({VALUE, RAISED, UNSERIALISABLE, REFUSED})
-REFUSALS = frozenset({"invalid_request", "name_not_found", "attribute_not_found", "not_callable"})
+REQUESTS = frozenset({CALL, COMPOSE, DESCRIBE, REFERENCES})
+REPLIES = frozenset({VALUE, RAISED, UNSERIALISABLE, REFUSED, CONTENT})
+EVENTS = frozenset({OUTPUT, ITEM})
+REFUSALS = frozenset(
+    {
+        "invalid_request",
+        "name_not_found",
+        "attribute_not_found",
+        "not_callable",
+        "reference_not_found",
+        "too_many_references",
+        "not_acceptable",
+    }
+)
+NO_VALUE = frozenset({"value_not_serializable", "too_many_items", "reply_too_large", "reference_too_large"})
 
-# Bit 0 of the last flags byte of a CALL: NaN and infinities come back as strings, not as null.
-NONFINITE_AS_STRINGS = 1
+JSON = "json"
+TYPED = "typed"  # JSON with attachments (`typed.py`)
+# Forms of a value. All but the first two are CONTENT.
+FORMS = frozenset({JSON, TYPED, "octets", "text", "csv", "png", "svg", "arrow", "npy"})
+
+# Bits of the last flags byte of a request.
+NONFINITE_AS_STRINGS = 1  # NaN and infinities come back as strings, not as null
+STREAM = 2  # events may come before the reply
 
 
 class Frame:
     """One frame as it came."""
 
-    __slots__ = ("body", "call_id", "flags", "kind")
+    __slots__ = ("body", "call_id", "extra", "flags", "kind")
 
-    def __init__(self, kind: int, flags: int, call_id: int, body: bytes) -> None:
+    def __init__(self, kind: int, flags: int, call_id: int, body: bytes, extra: bytes = b"") -> None:
         self.kind = kind
         self.flags = flags
         self.call_id = call_id
         self.body = body
+        self.extra = extra
 
 
 class FrameError(Exception):
@@ -90,16 +134,16 @@ def read(sock: socket, *, max_bytes: int) -> Frame | None:
     if len(header) < HEADER.size:
         header = _complete(sock, header, HEADER.size)
     kind, flags, length, extra, call_id = HEADER.unpack(header)
-    if extra:
-        msg = "attachments are not known to this protocol version"
+    if length > max_bytes or extra > max_bytes:
+        msg = f"a frame of {length} and {extra} bytes is over the limit of {max_bytes}"
         raise FrameError(msg)
-    if length > max_bytes:
-        msg = f"a frame of {length} bytes is over the limit of {max_bytes}"
-        raise FrameError(msg)
-    body = sock.recv(length, MSG_WAITALL) if length else b""
-    if len(body) < length:
-        body = _complete(sock, body, length)
-    return Frame(kind, int.from_bytes(flags, "big"), call_id, body)
+    body = _take(sock, length)
+    return Frame(kind, int.from_bytes(flags, "big"), call_id, body, _take(sock, extra))
+
+
+def _take(sock: socket, count: int) -> bytes:
+    data = sock.recv(count, MSG_WAITALL) if count else b""
+    return data if len(data) == count else _complete(sock, data, count)
 
 
 def _complete(sock: socket, data: bytes, count: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The worker: takes calls off its own connection, one at a time, and answers each with one reply."""
+"""The worker: takes requests off its own connection, one at a time, and answers each with one reply."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Mapping, NoReturn
 
+    from .stream import Stream
+
 # The length field of a frame; the orchestrator keeps bodies far below.
 _MAX_BODY_BYTES = 2**32 - 1
 # A body this large is sent on its own, without being copied behind its header.
@@ -39,9 +41,9 @@ def work(path: str, config: Mapping[str, Any], *, generation: int, supervisor: i
     # User code finds the `__main__` that it would find in an interpreter of its own, not our script.
     sys.modules["__main__"] = type(sys)("__main__")
     # (No random state to seed anew: the supervisor imports nothing that has any.)
-    limits = Limits(max_reply_bytes=int(config["max_reply_bytes"]), max_items=int(config["max_items"]))
-    calls = Calls(Capture(int(config["max_output_bytes"]), aside), limits)
-    Worker(path, calls, generation=generation, supervisor=supervisor).run()
+    capture = Capture(int(config["max_output_bytes"]), aside)
+    calls = Calls(capture, Limits.of(config), first=bool(config["first"]) and generation == 1)
+    Worker(path, calls, capture, config, generation=generation, supervisor=supervisor).run()
 
 
 def aside(descriptor: int) -> int:
@@ -65,9 +67,20 @@ def _limit_files(fsize_bytes: int) -> None:
 class Worker:
     """State of the session lives in this process; connections come and go."""
 
-    def __init__(self, path: str, calls: Calls, *, generation: int, supervisor: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        calls: Calls,
+        capture: Capture,
+        config: Mapping[str, Any],
+        *,
+        generation: int,
+        supervisor: int,
+    ) -> None:
         self._path = path
         self._calls = calls
+        self._capture = capture
+        self._max_streamed_bytes = int(config["max_reply_bytes"])
         self._generation = generation
         self._supervisor = supervisor
         self._pid = os.getpid()
@@ -110,14 +123,22 @@ class Worker:
             frame = frames.read(sock, max_bytes=_MAX_BODY_BYTES)
             if frame is None:
                 return
-            if frame.kind != frames.CALL:
-                msg = f"a frame of kind {frame.kind} came where only calls come"
+            if frame.kind not in frames.REQUESTS:
+                msg = f"a frame of kind {frame.kind} came where only requests come"
                 raise frames.FrameError(msg)
-            kind, body = self._calls.answer(frame.body, frame.flags)
-            header = frames.HEADER.pack(kind, b"\0\0\0", len(body), 0, frame.call_id)
+            stream = self._stream(sock, frame.call_id) if frame.flags & frames.STREAM else None
+            kind, body, extra = self._calls.answer(frame, stream)
+            header = frames.HEADER.pack(kind, b"\0\0\0", len(body), len(extra), frame.call_id)
             if len(body) < _LARGE_BYTES:
                 sock.sendall(header + body)
             else:
                 sock.sendall(header)
                 sock.sendall(body)
-            del frame, body
+            if extra:
+                sock.sendall(extra)
+            del frame, body, extra, stream
+
+    def _stream(self, sock: socket, call_id: int) -> Stream:
+        from .stream import Stream  # with threads, which few sessions need
+
+        return Stream(sock, call_id, self._capture, self._max_streamed_bytes)

@@ -27,6 +27,7 @@ from orchestrator.sandboxes.channel import (
     WorkerDied,
 )
 from tests.contract.conftest import BackendCase
+from tests.security.fake_runner import reply_of
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +61,7 @@ class Running:
         """The reply to running statements that leave `result`."""
         expression = f"(lambda names: (exec({code!r}, names), names.get('result'))[1])({{}})"
         body = json.dumps({"namepath": ["builtins", "eval"], "args": [expression]}).encode()
-        return await self.channel.call(body, flags=0, timeout_s=timeout_s)
+        return await reply_of(self.channel, body, timeout_s=timeout_s)
 
     async def run(self, code: str) -> object:
         """What the statements left in `result`."""
@@ -179,7 +180,7 @@ async def test_a_timeout_kills_all_that_the_call_started(backend_case: BackendCa
             running.reply(f"{marked.start()}\n{endless}\nwhile True: pass", timeout_s=timeout_s)
         )
         await until(lambda: len(marked.pids()) == 2, within_s=timeout_s)
-        assert await calling == TimedOut(clean=True)
+        assert await calling == TimedOut()
         assert time.monotonic() - began < timeout_s + SLACK_S
         assert marked.pids() == []
         # The sandbox lives on, its interpreter is fresh.
@@ -191,7 +192,7 @@ async def test_a_sleeping_call_times_out_as_well(backend_case: BackendCase) -> N
     async with started(backend_case) as running:
         for _ in range(3):
             began = time.monotonic()
-            assert await running.reply("import time; time.sleep(60)", timeout_s=0.2) == TimedOut(clean=True)
+            assert await running.reply("import time; time.sleep(60)", timeout_s=0.2) == TimedOut()
             assert time.monotonic() - began < 0.2 + SLACK_S
 
 
@@ -469,7 +470,7 @@ except OSError:
 """
         assert await running.run(code) < RESOURCES.pids
         # And the bound is no trap: the next deadline finds its way.
-        assert await running.reply("while True: pass", timeout_s=0.5) == TimedOut(clean=True)
+        assert await running.reply("while True: pass", timeout_s=0.5) == TimedOut()
         assert await running.run("result = 1") == 1
 
 

@@ -25,13 +25,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from runner import frames
 
 from orchestrator.auth.keys import Credentials, Keys, Principal
 from orchestrator.auth.tokens import Tokens
 from orchestrator.errors import RateLimited, SessionExpired, SessionNotFound, Unauthorized
 from orchestrator.records import Environment, EnvironmentState
 from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
-from orchestrator.sandboxes.channel import Raised, TimedOut, Value, WorkerDied
+from orchestrator.sandboxes.channel import Raised, TimedOut, Value, Work, WorkerDied
 from orchestrator.sessions.manager import CallOutcome, SessionManager, SessionOptions
 from orchestrator.store.sql import open_store
 from tests.bubblewrap_fixtures import BubblewrapData
@@ -115,7 +116,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(token=opened)
     def run_into_the_timeout(self, token: str) -> None:
         if not self._refused(token, self.held[token].owner):
-            assert self._called(token, "time.sleep", 60, timeout_s=TIMEOUT_S).reply == TimedOut(clean=True)
+            assert self._called(token, "time.sleep", 60, timeout_s=TIMEOUT_S).reply == TimedOut()
             self.held[token].mark = None
 
     @rule(token=opened)
@@ -246,7 +247,9 @@ class Sessions(RuleBasedStateMachine):
         held = self.held[token]
         body = json.dumps({"namepath": namepath, "args": args}).encode()
         principal = self._principal(held.owner)
-        outcome: CallOutcome = self._run(self.manager.call(token, principal, body, flags=0, timeout_s=timeout_s))
+        outcome: CallOutcome = self._run(
+            self.manager.call(token, principal, Work(frames.CALL, body), timeout_s=timeout_s)
+        )
         assert outcome.restarted == held.killed
         held.killed = False
         return outcome
@@ -263,7 +266,7 @@ class Sessions(RuleBasedStateMachine):
         if refusal is None:
             return False
         with pytest.raises(refusal):
-            self._run(self.manager.call(token, self._principal(caller), b"{}", flags=0, timeout_s=CALL_S))
+            self._run(self.manager.call(token, self._principal(caller), Work(frames.CALL, b"{}"), timeout_s=CALL_S))
         return True
 
     def _live(self, owner: str) -> list[Held]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner import frames
 
-from orchestrator.sandboxes.channel import RunnerConfig, SocketChannel, greet
+from orchestrator.sandboxes.channel import Reply, RunnerChannel, RunnerConfig, SocketChannel, Work, greet
 from orchestrator.sandboxes.link import SOCKET_NAME, Link
 
 CONFIG = RunnerConfig(
@@ -21,9 +21,16 @@ CONFIG = RunnerConfig(
     max_items=1000,
     orphan_s=600,
     fsize_bytes=1_000_000,
+    max_content_bytes=2_000_000,
+    max_references=5,
+    max_reference_bytes=4_000_000,
 )
 VALUE = b'{"error":false,"value":12}'
 PATIENCE_S = 5.0
+
+
+async def reply_of(channel: RunnerChannel, body: bytes, *, flags: int = 0, timeout_s: float = PATIENCE_S) -> Reply:
+    return (await channel.call(Work(frames.CALL, body, flags), timeout_s=timeout_s)).reply
 
 
 class Connection:
@@ -39,13 +46,14 @@ class Connection:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def send_frame(self, kind: int, body: bytes = b"", *, call_id: int = 0) -> None:
-        await self.send(frames.encode(kind, body, call_id=call_id))
+    async def send_frame(self, kind: int, body: bytes = b"", *, call_id: int = 0, extra: bytes = b"") -> None:
+        await self.send(frames.HEADER.pack(kind, b"\0\0\0", len(body), len(extra), call_id) + body + extra)
 
     async def receive(self) -> frames.Frame:
         header = await self.reader.readexactly(frames.HEADER.size)
-        kind, flags, length, _, call_id = frames.HEADER.unpack(header)
-        return frames.Frame(kind, int.from_bytes(flags, "big"), call_id, await self.reader.readexactly(length))
+        kind, flags, length, extra, call_id = frames.HEADER.unpack(header)
+        body = await self.reader.readexactly(length)
+        return frames.Frame(kind, int.from_bytes(flags, "big"), call_id, body, await self.reader.readexactly(extra))
 
     async def closed_by_peer(self) -> None:
         """Wait until the orchestrator's side is closed."""
@@ -164,7 +172,7 @@ _HELLO = {"role": "supervisor", "protocol": frames.PROTOCOL}
 _greeting("greets_in_garbage", body=b"\xff\x00{")
 _greeting("greets_with_a_list", body=b"[]")
 _greeting("greets_with_wrong_types", body=b'{"role": 1, "protocol": "1"}')
-_greeting("greets_in_another_protocol_version", body=json.dumps({**_HELLO, "protocol": 2}).encode())
+_greeting("greets_in_another_protocol_version", body=json.dumps({**_HELLO, "protocol": 1}).encode())
 _greeting("greets_in_an_unknown_role", body=json.dumps({**_HELLO, "role": "root"}).encode())
 _greeting("greets_with_a_call_id", body=json.dumps(_HELLO).encode(), call_id=1)
 _greeting("greets_with_another_kind", kind=frames.VALUE, body=json.dumps(_HELLO).encode())
@@ -248,6 +256,16 @@ _reply("refuses_with_an_unknown_code", kind=frames.REFUSED, body=b'{"code": "pay
 _reply("refuses_without_a_detail", kind=frames.REFUSED, body=b'{"code": "not_callable"}')
 _reply("refuses_with_wrong_types", kind=frames.REFUSED, body=b'{"code": "not_callable", "detail": {}}')
 _reply("refuses_in_garbage", kind=frames.REFUSED, body=b"\xff")
+_reply(
+    "refuses_with_an_unknown_form",
+    kind=frames.REFUSED,
+    body=b'{"code": "not_acceptable", "detail": "", "available": ["text/html"]}',
+)
+_reply(
+    "refuses_at_an_impossible_stage", kind=frames.REFUSED, body=b'{"code": "not_callable", "detail": "", "stage": -1}'
+)
+_reply("tells_what_nobody_asked_for", kind=frames.OUTPUT, body=b'{"stdout": ""}')
+_reply("replies_in_a_form_nobody_asked_for", kind=frames.CONTENT, body=b'{"form": "png", "type": "", "ms": 0}')
 
 
 @_named(WRONG_REPLIES)

@@ -24,7 +24,7 @@ from orchestrator.sandboxes.channel import (
     greet,
 )
 from orchestrator.sandboxes.link import Link
-from tests.security.fake_runner import CONFIG, PATIENCE_S, VALUE, Connection, FakeRunner, fake_runner, session
+from tests.security.fake_runner import CONFIG, PATIENCE_S, VALUE, Connection, FakeRunner, fake_runner, reply_of, session
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 def start(channel: SocketChannel, body: bytes = b"{}", timeout_s: float = PATIENCE_S) -> asyncio.Task[Reply]:
-    return asyncio.create_task(channel.call(body, flags=0, timeout_s=timeout_s))
+    return asyncio.create_task(reply_of(channel, body, timeout_s=timeout_s))
 
 
 async def answer(worker: Connection, body: bytes = VALUE, kind: int = frames.VALUE) -> frames.Frame:
@@ -53,7 +53,7 @@ async def answer(worker: Connection, body: bytes = VALUE, kind: int = frames.VAL
 
 async def test_the_call_and_its_reply_pass_as_they_are(open_tmp_path: Path) -> None:
     async with session(open_tmp_path) as (channel, _, _, worker):
-        calling = asyncio.create_task(channel.call(b'{"namepath": "x"}', flags=1, timeout_s=PATIENCE_S))
+        calling = asyncio.create_task(reply_of(channel, b'{"namepath": "x"}', flags=1, timeout_s=PATIENCE_S))
         call = await answer(worker)
         assert (call.kind, call.flags, call.body) == (frames.CALL, 1, b'{"namepath": "x"}')
         assert await calling == Value(VALUE)
@@ -123,6 +123,10 @@ async def test_configure_sends_everything_the_runner_is_told(open_tmp_path: Path
             "max_items": 1000,
             "orphan_s": 600,
             "fsize_bytes": 1_000_000,
+            "max_content_bytes": 2_000_000,
+            "max_references": 5,
+            "max_reference_bytes": 4_000_000,
+            "first": True,
             "egress": False,
         }
         assert not configuring.done()
@@ -202,21 +206,36 @@ async def test_at_the_deadline_a_fresh_worker_makes_a_clean_timeout(open_tmp_pat
         assert time.monotonic() - began >= 0.099
         await worker.closed_by_peer()
         fresh = await runner.worker()
-        assert await calling == TimedOut(clean=True)
+        assert await calling == TimedOut()
         assert time.monotonic() - began < 0.1 + SLACK_S
         calling = start(channel)
         await answer(fresh)
         assert await calling == Value(VALUE)
 
 
-async def test_no_fresh_worker_in_time_gives_the_sandbox_up(open_tmp_path: Path) -> None:
-    async with session(open_tmp_path) as (channel, _, _, worker):
+async def test_a_fresh_worker_that_is_late_costs_neither_the_reply_nor_the_session(open_tmp_path: Path) -> None:
+    async with session(open_tmp_path) as (channel, runner, control, worker):
         began = time.monotonic()
         running, waiting = start(channel, timeout_s=0.1), start(channel)
         await worker.receive()
-        assert await running == TimedOut(clean=False)
+        assert await running == TimedOut()
         assert time.monotonic() - began < 0.1 + SLACK_S
-        assert isinstance(await waiting, Violation)
+        assert (await control.receive()).kind == frames.RESTART
+        await answer(await runner.worker())
+        assert await waiting == Value(VALUE)
+
+
+async def test_no_fresh_worker_at_all_gives_the_sandbox_up(
+    open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_LATE_S", 0.1)
+    async with session(open_tmp_path) as (channel, _, _, worker):
+        running, waiting = start(channel, timeout_s=0.1), start(channel)
+        await worker.receive()
+        assert await running == TimedOut()
+        reply = await waiting
+        assert isinstance(reply, Violation)
+        assert not reply.sent
         assert not channel.alive()
 
 
@@ -225,7 +244,7 @@ async def test_a_body_that_is_never_read_ends_at_the_deadline(open_tmp_path: Pat
         calling = start(channel, b"x" * 5_000_000, timeout_s=0.1)
         assert (await control.receive()).kind == frames.RESTART
         await runner.worker()
-        assert await calling == TimedOut(clean=True)
+        assert await calling == TimedOut()
 
 
 # --- workers that die ---

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from runner import frames
 
 from orchestrator.auth.keys import Principal
 from orchestrator.auth.tokens import Tokens
 from orchestrator.records import Environment, EnvironmentState, Resources, Session
-from orchestrator.sandboxes.channel import Reply, Value
+from orchestrator.sandboxes.channel import Reply, Value, Work
 from orchestrator.sessions.manager import CallOutcome, Opened, SessionManager, SessionOptions
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore
@@ -69,7 +70,7 @@ class World:
         return await self.manager.open(principal, ENVIRONMENT, image(ENVIRONMENT.id), options)
 
     async def call(self, sessionid: str, principal: Principal = ALICE, body: bytes = b"x") -> CallOutcome:
-        return await self.manager.call(sessionid, principal, body, flags=0, timeout_s=5)
+        return await self.manager.call(sessionid, principal, Work(frames.CALL, body), timeout_s=5)
 
     async def stored(self, id: str) -> Session:
         found = await self.store.get(Session, id)

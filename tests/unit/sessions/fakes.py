@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from orchestrator.errors import EngineUnavailable, KodouError, NotFound, SandboxLost
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxSpec, SandboxStatus
-from orchestrator.sandboxes.channel import Reply, RunnerConfig, Value, Violation
+from orchestrator.sandboxes.channel import Events, Reply, Run, RunnerConfig, Value, Violation, Work
 
 
 class FakeChannel:
@@ -29,10 +29,13 @@ class FakeChannel:
             raise self.backend.configure_error
         self.config = config
 
-    async def call(self, body: bytes, *, flags: int, timeout_s: float) -> Reply:
+    async def call(self, work: Work, *, timeout_s: float, events: Events | None = None) -> Run:
+        return Run(await self._reply(work.body), 0.0, 0.0)
+
+    async def _reply(self, body: bytes) -> Reply:
         async with self._turn:
             if not self.alive():
-                return Violation("the runner is gone")
+                return Violation("the runner is gone", sent=False)
             self.entered.set()
             if self.hold is not None:
                 dead, held = asyncio.create_task(self._dead.wait()), asyncio.create_task(self.hold.wait())

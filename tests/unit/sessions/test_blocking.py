@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from runner import frames
 
 from orchestrator.auth.keys import Credentials, Keys
 from orchestrator.auth.tokens import Tokens
 from orchestrator.errors import SessionExpired
+from orchestrator.sandboxes.channel import Work
 from orchestrator.sessions.manager import SessionManager
 from orchestrator.sessions.stopping import stop_session
 from orchestrator.settings import Settings
@@ -41,14 +43,14 @@ def test_a_session_s_whole_life_never_blocks_the_loop(tmp_path: Path, guard: Blo
         opened, other = [await manager.open(alice, ENVIRONMENT, image("x"), OPTIONS) for _ in range(2)]
         for sandbox in list(backend.running):
             assert keys.cached(new.api_id) == alice
-            await manager.call(opened.sessionid, alice, b"{}", flags=0, timeout_s=1)
+            await manager.call(opened.sessionid, alice, Work(frames.CALL, b"{}"), timeout_s=1)
             backend.kill(sandbox)
         await manager._reaper.reap()
         await manager._reaper.purge()
         await manager._reaper.sweep_run_dir()
         await stop_session(store, backend, tmp_path, other.session.id)
         with pytest.raises(SessionExpired):
-            await manager.call(other.sessionid, alice, b"{}", flags=0, timeout_s=1)
+            await manager.call(other.sessionid, alice, Work(frames.CALL, b"{}"), timeout_s=1)
         assert len(await manager.list("alice")) == 1
         await manager.close(opened.sessionid, alice)
         await keys.revoke(new.key.id)

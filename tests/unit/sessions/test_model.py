@@ -63,7 +63,7 @@ class Sessions(RuleBasedStateMachine):
         assert answer == body
         assert self.world.backend.sandboxes[sandbox.decode()].labels["io.kodou.session"] == self.ids[token]
 
-    @rule(token=opened, reply=st.sampled_from([Violation("x"), TimedOut(True), TimedOut(False), WorkerDied(1, None)]))
+    @rule(token=opened, reply=st.sampled_from([Violation("x"), TimedOut(), WorkerDied(1, None)]))
     def misbehave(self, token: str, reply: Reply) -> None:
         sandbox = self._sandbox(token)
         if sandbox is None:

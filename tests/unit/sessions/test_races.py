@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.errors import SessionExpired, SessionNotFound
 from orchestrator.records import Session, SessionState
-from orchestrator.sandboxes.channel import Violation
+from orchestrator.sandboxes.channel import Value, Violation
 from orchestrator.sessions.stopping import stop_session
 from tests.unit.sessions.conftest import ALICE, World, answered_by
 
@@ -48,10 +48,11 @@ async def test_calls_that_hang_in_a_dying_sandbox_give_it_up_once(world: World) 
             group.start_soon(call)
         await channel.entered.wait()
         world.backend.kill(old)
-    assert all(isinstance(reply, Violation) for reply in replies)
+    # Of the one that ran nobody knows how far it came; those that waited are run in a fresh sandbox.
+    assert [type(reply) for reply in replies] == [Violation, Value, Value]
     await world.settled()
     assert world.backend.stops == 1
-    assert (await world.call(opened.sessionid)).restarted
+    assert not (await world.call(opened.sessionid)).restarted
 
 
 async def test_a_client_that_leaves_while_its_sandbox_starts_leaves_none_behind(world: World) -> None:

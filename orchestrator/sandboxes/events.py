@@ -1,0 +1,63 @@
+"""What a running call tells before its reply: pieces of output, items of a generator."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+# Told and not yet taken: past this the runner is not read from, so that what it prints waits in the sandbox.
+_MOST_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`body` is a JSON object on one line, checked, and passed on as it came."""
+
+    name: str  # "output" | "item"
+    body: bytes
+
+
+class Events:
+    """The events of one call, in their order: told by the channel, taken by whoever made the call."""
+
+    def __init__(self) -> None:
+        self._told: deque[Event] = deque()
+        self._bytes = 0
+        self._ended = False
+        self._news = asyncio.Event()
+        self._room: Callable[[], None] | None = None
+
+    def tell(self, event: Event) -> bool:
+        """Add one. False: there is enough for now; `when_room` says when to go on."""
+        self._told.append(event)
+        self._bytes += len(event.body)
+        self._news.set()
+        return self._bytes < _MOST_BYTES or self._ended
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when there is room again."""
+        self._room = callback
+
+    def end(self) -> None:
+        """Nothing more is told, or nobody listens any more. May be called twice."""
+        self._ended = True
+        self._news.set()
+        self._make_room()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            while self._told:
+                event = self._told.popleft()
+                self._bytes -= len(event.body)
+                if self._bytes < _MOST_BYTES:
+                    self._make_room()
+                yield event
+            if self._ended:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def _make_room(self) -> None:
+        callback, self._room = self._room, None
+        if callback is not None:
+            callback()
