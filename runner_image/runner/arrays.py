@@ -72,7 +72,7 @@ def _durations(numpy: Any, array: Any) -> Any:
 
 def _records(renderer: Renderer, numpy: Any, array: Any) -> Any:
     names = array.dtype.names
-    columns = [renderer.render(array[name].reshape(array.size, *array[name].shape[array.ndim :])) for name in names]
+    columns = [_array(renderer, array[name].reshape(array.size, *array[name].shape[array.ndim :])) for name in names]
     records = numpy.empty(array.size, dtype=object)
     records[:] = [dict(zip(names, row)) for row in zip(*columns)]
     return records.reshape(array.shape).tolist()
@@ -81,7 +81,7 @@ def _records(renderer: Renderer, numpy: Any, array: Any) -> Any:
 def _masked(renderer: Renderer, value: Any) -> Any:
     """A masked array, with null for what is masked."""
     numpy = sys.modules["numpy"]
-    return _without(renderer.render(value.data), numpy.ma.getmaskarray(value).tolist())
+    return _without(_array(renderer, value.data), numpy.ma.getmaskarray(value).tolist())
 
 
 def _without(data: Any, mask: Any) -> Any:

@@ -87,7 +87,7 @@ def _kill_descendants() -> None:
     # One by one, so that a rival may fork meanwhile: again until nobody is left.
     deadline = time.monotonic() + _RIVAL_S
     while True:
-        found = _descendants()
+        found = descendants(os.getpid())
         if not found or time.monotonic() > deadline:
             return
         for pid in found:
@@ -99,15 +99,15 @@ def _kill_descendants() -> None:
         reap()
 
 
-def _descendants() -> list[int]:
-    """All processes below this one, those that ended and wait to be collected included."""
+def descendants(ancestor: int) -> list[int]:
+    """All processes below that one, those that ended and wait to be collected included."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib is large
         if name.isdecimal():
             parent = _parent(name)
             children.setdefault(parent, []).append(int(name))
     found: list[int] = []
-    level = children.get(os.getpid(), [])
+    level = children.get(ancestor, [])
     while level:
         found += level
         level = [child for pid in level for child in children.get(pid, ())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from .namepath import is_ours
 
 TYPE_CHECKING = False
@@ -15,6 +17,7 @@ MAX_MESSAGE = 4 * 1024
 MAX_TRACEBACK = 32 * 1024
 MAX_REPR = 1000
 
+_LONG = frozenset({str, bytes, bytearray, list, tuple})
 _CUT = "\n  …\n"
 
 
@@ -30,9 +33,18 @@ def type_name(kind: type) -> str:
 
 def bounded_repr(value: Any) -> str:
     try:
-        return str(repr(value))[:MAX_REPR]
+        return str(repr(_start(value)))[:MAX_REPR]
     except BaseException as exc:  # user code
         return f"<{type_name(type(value))} whose repr raises {type_name(type(exc))}>"
+
+
+def _start(value: Any) -> Any:
+    """Of what is long, as much as the repr will show: all of it might take more memory than there is."""
+    if type(value) in _LONG and len(value) > MAX_REPR:
+        return value[:MAX_REPR]
+    if type(value) is dict and len(value) > MAX_REPR:
+        return dict(islice(value.items(), MAX_REPR))
+    return value
 
 
 def message(exc: BaseException) -> str:

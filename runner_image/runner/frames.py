@@ -94,6 +94,9 @@ TYPED = "typed"  # JSON with attachments (`typed.py`)
 # Forms of a value. All but the first two are CONTENT.
 FORMS = frozenset({JSON, TYPED, "octets", "text", "csv", "png", "svg", "arrow", "npy"})
 
+# Files beside a reply in typed form.
+MAX_FILES = 100_000
+
 # Bits of the last flags byte of a request.
 NONFINITE_AS_STRINGS = 1  # NaN and infinities come back as strings, not as null
 STREAM = 2  # events may come before the reply

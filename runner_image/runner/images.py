@@ -1,44 +1,61 @@
-"""Images and figures -> {"$image": base64, "type": "image/png"}."""
+"""Images and figures: what shows itself as PNG or SVG, by `_repr_png_` and the like (as in notebooks) or by `savefig`."""
 
 from __future__ import annotations
 
+from .kinds import names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Union
 
-    from .values import Renderer
+    from .room import Room
+
+    Content = Union[bytes, memoryview]
+    # Writes a value within a bound, in the form that the writer is for; None if it turns out not to have that form.
+    Writer = Callable[[Room], Union[Content, None]]
 
 
-def render(value: Any) -> dict[str, str] | None:
-    """What shows itself as a PNG: by `_repr_png_` (as in notebooks) or by `savefig`. None: it does not."""
+def png(value: Any) -> Writer | None:
+    return _writer(value, "png")
+
+
+def svg(value: Any) -> Writer | None:
+    return _writer(value, "svg")
+
+
+def _writer(value: Any, form: str) -> Writer | None:
     if isinstance(value, type):
         return None
-    if hasattr(type(value), "_repr_png_"):
-        shown = value._repr_png_()
-        data = shown[0] if isinstance(shown, tuple) else shown  # with metadata
-        if isinstance(data, bytes):
-            return _image(data)
-    if hasattr(type(value), "savefig"):
-        return _figure(value)
-    return None
+    if ("matplotlib", "Axes") in names(type(value)):
+        value = value.figure
+        value = getattr(value, "figure", value)  # of a figure inside another
+    method = f"_repr_{form}_"
+    if not hasattr(type(value), method) and not hasattr(type(value), "savefig"):
+        return None
+    return lambda room: _shown(value, method, room) or _saved(value, form, room)
 
 
-def _figure(value: Any) -> dict[str, str]:
-    from io import BytesIO
+def _shown(value: Any, method: str, room: Room) -> bytes | None:
+    if not hasattr(type(value), method):
+        return None
+    shown = getattr(value, method)()
+    if isinstance(shown, tuple):  # with metadata
+        shown = shown[0]
+    if isinstance(shown, str) and method == "_repr_svg_":
+        from .text import utf8
 
-    buffer = BytesIO()
-    value.savefig(buffer, format="png")
-    return _image(buffer.getvalue())
-
-
-def _axes(_: Renderer, value: Any) -> dict[str, str]:
-    return _figure(value.figure)
-
-
-def _image(data: bytes) -> dict[str, str]:
-    from binascii import b2a_base64
-
-    return {"$image": b2a_base64(data, newline=False).decode(), "type": "image/png"}
+        shown = utf8(shown)
+    if not isinstance(shown, bytes):
+        return None
+    room.check(len(shown))
+    return shown
 
 
-KNOWN: dict[tuple[str, str], Callable[[Renderer, Any], Any]] = {("matplotlib", "Axes"): _axes}
+def _saved(value: Any, form: str, room: Room) -> memoryview | None:
+    if not hasattr(type(value), "savefig"):
+        return None
+    from .buffer import Buffer
+
+    buffer = Buffer(room)
+    value.savefig(buffer, format=form)
+    return buffer.getbuffer()

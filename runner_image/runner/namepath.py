@@ -11,9 +11,10 @@ from .results import awaited
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, Iterable
+    from typing import Any, Callable, Iterable
 
     from .arguments import Request, Step
+    from .tuples import Tuple
 
 _Module = type(sys)
 _import = __import__
@@ -21,30 +22,71 @@ _import = __import__
 OUR_FILES = __file__.rpartition("/")[0] + "/"
 IMPORT_MACHINERY = "<frozen importlib."
 
+# Where the arguments of a request stand in it.
+_FIELDS = ("args", "kwargs")
+
 # Names that no module has: to look for one on all of the path again takes longer than most calls.
 _found_builtins: set[str] = set()
 
 
 def apply(request: Request) -> Any:
-    """What the call returns; a coroutine has been awaited.
+    """What the call returns; a coroutine has been awaited. Without steps there is nothing to call: None.
 
-    Raises: Refusal: a step names what is not there, or calls what cannot be called. Whatever user code raises.
+    Raises: Refusal: a step names what is not there, or calls what cannot be called. Whatever user code raises;
+    ArgumentRaised where that was a typed argument's.
     """
-    *inner, last = request.steps
+    if not request.steps:
+        return None
+    positional = request.positional
+    fields = _FIELDS if isinstance(positional, list) else ("tuple", "kwargs")
+    return call(resolve(request.steps), request.steps[-1], positional, request.keywords, fields)
+
+
+def resolve(steps: list[Step]) -> Any:
+    """What a namepath names. Its elements with arguments have been called, but for the last. Raises as `apply` does."""
+    *inner, last = steps
     value: Any = None
     for step in inner:
-        value = _resolve(value, step, first=step is request.steps[0])
+        value = _resolve(value, step, first=step is steps[0])
         if step.positional is not None:
-            value = awaited(_target(value, step)(*step.positional, **(step.keywords or {})))
-    value = _resolve(value, last, first=not inner)
-    positional = (last.positional or []) + request.positional
-    keywords = {**last.keywords, **request.keywords} if last.keywords else request.keywords
+            value = invoke(_target(value, step), made(step.positional), step.keywords or {})
+    return _resolve(value, last, first=not inner)
+
+
+def call(
+    value: Any, last: Step, positional: list[Any] | Tuple, keywords: dict[str, Any], fields: tuple[str, str]
+) -> Any:
+    """What the last step named, called with its own arguments and then with these, if it can be.
+
+    Args: fields: where positional and keyword arguments stand in the request.
+    """
     if callable(value):
-        return awaited(value(*positional, **keywords))
+        own = made(last.positional) if last.positional else ()
+        return awaited(value(*own, *made(positional), **({**last.keywords, **keywords} if last.keywords else keywords)))
+    if last.positional or last.keywords:
+        raise _not_callable(value, last, last.field)
     if positional or keywords:
-        own = bool(last.positional or last.keywords)
-        raise _not_callable(value, last, last.field if own else "args" if request.positional else "kwargs")
+        raise _not_callable(value, last, fields[0] if positional else fields[1])
     return value
+
+
+def invoke(function: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:
+    """One call. A coroutine is awaited."""
+    return awaited(function(*positional, **keywords))
+
+
+def made(positional: list[Any] | Tuple) -> list[Any]:
+    """Positional arguments as they are passed. Raises ArgumentRaised, Refusal: a typed one is wrong."""
+    return positional if isinstance(positional, list) else positional.made()
+
+
+def function(steps: list[Step]) -> Callable[..., Any]:
+    """What a namepath names, to be called with more arguments after its own. Raises as `apply` does."""
+    target = resolve(steps)
+    last = steps[-1]
+    own, keywords = made(last.positional or []), last.keywords or {}
+    _target(target, last)
+    return lambda *positional: invoke(target, [*own, *positional], keywords)
 
 
 def _target(value: Any, step: Step) -> Any:
@@ -55,7 +97,7 @@ def _target(value: Any, step: Step) -> Any:
 
 def _resolve(value: Any, step: Step, *, first: bool) -> Any:
     if first:
-        return _first(step)
+        return _first(step) if step.target is step.NO_TARGET else step.target
     name = step.name
     if name == "__init__" and isinstance(value, type):
         return value  # to be called: its construction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Sequence
 
 
 class Refusal(Exception):
@@ -17,7 +17,7 @@ class Refusal(Exception):
         self.detail = detail
         self.field = field
 
-    def members(self) -> dict[str, str]:
+    def members(self) -> dict[str, Any]:
         members = {"code": self.code, "detail": self.detail}
         if self.field is not None:
             members["field"] = self.field
@@ -46,6 +46,29 @@ class NotCallable(Refusal):
     code = "not_callable"
 
 
+class ReferenceNotFound(Refusal):
+    """The session keeps nothing under that name."""
+
+    code = "reference_not_found"
+
+
+class TooManyReferences(Refusal):
+    code = "too_many_references"
+
+
+class NotAcceptable(Refusal):
+    """The value has none of the forms that were asked for; `available` are those it has, of `frames.FORMS`."""
+
+    code = "not_acceptable"
+
+    def __init__(self, detail: str, available: Sequence[str]) -> None:
+        super().__init__(detail)
+        self.available = list(available)
+
+    def members(self) -> dict[str, Any]:
+        return {**super().members(), "available": self.available}
+
+
 class NoValue(Exception):
     """The function returned, and its result cannot go into a reply."""
 
@@ -66,3 +89,18 @@ class TooManyItems(NoValue):
 
 class ReplyTooLarge(NoValue):
     code = "reply_too_large"
+
+
+class ReferenceTooLarge(NoValue):
+    """All that the session keeps would take more memory than it may."""
+
+    code = "reference_too_large"
+
+
+class ArgumentRaised(BaseException):
+    """What user code raised while it made the typed argument `field`: no error of the runner's, whatever it is."""
+
+    def __init__(self, raised: BaseException, field: str) -> None:
+        super().__init__(field)
+        self.raised = raised
+        self.field = field

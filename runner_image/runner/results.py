@@ -10,7 +10,7 @@ from .refusal import TooManyItems
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from typing import Any
+    from typing import Any, Callable, Iterable
 
 # What needs no look at its abstract types.
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set})
@@ -50,14 +50,57 @@ def drained(value: Any, max_items: int) -> Any:
         return value
     if isinstance(value, Iterator):
         items = list(islice(value, max_items + 1))
-    elif isinstance(value, AsyncIterator):
-        items = awaited(_take(value, max_items + 1))
-    else:
+        if len(items) > max_items:
+            raise _too_many(max_items)
+        return items
+    return drained_of_asynchronous(value, max_items)
+
+
+def drained_of_asynchronous(value: Any, max_items: int) -> Any:
+    """A list of what an asynchronous iterator yields; anything else as it is. Raises TooManyItems."""
+    if not isinstance(value, AsyncIterator):
         return value
+    items = awaited(_take(value, max_items + 1))
     if len(items) > max_items:
-        msg = f"the iterator yields more than {max_items} items"
-        raise TooManyItems(msg)
+        raise _too_many(max_items)
     return items
+
+
+def bounded(values: Iterable[Any], max_items: int) -> Iterable[Any]:
+    """The same items. Of an iterator, raises TooManyItems where more would come."""
+    return _bounded(values, max_items) if isinstance(values, Iterator) else values
+
+
+def _bounded(values: Iterator[Any], max_items: int) -> Iterator[Any]:
+    yield from islice(values, max_items)
+    for _ in values:
+        raise _too_many(max_items)
+
+
+def _too_many(max_items: int) -> TooManyItems:
+    return TooManyItems(f"the iterator yields more than {max_items} items")
+
+
+def told(value: Any, tell: Callable[[int, Any], None]) -> int | None:
+    """Tell the items of an iterator or asynchronous iterator one by one, as they come, and count them. None: it is neither."""
+    if type(value) in _PLAIN:
+        return None
+    if isinstance(value, Iterator):
+        index = -1
+        for index, item in enumerate(value):
+            tell(index, item)
+        return index + 1
+    if isinstance(value, AsyncIterator):
+        return int(awaited(_told(value, tell)))
+    return None
+
+
+async def _told(iterator: AsyncIterator[Any], tell: Callable[[int, Any], None]) -> int:
+    count = 0
+    async for item in iterator:
+        tell(count, item)
+        count += 1
+    return count
 
 
 async def _take(iterator: AsyncIterator[Any], most: int) -> list[Any]:

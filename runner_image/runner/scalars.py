@@ -6,6 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from .images import Writer
+    from .room import Room
     from .values import Renderer
 
 
@@ -33,11 +35,15 @@ def _timedelta(_: Renderer, value: Any) -> str:
 
 
 def _bytes(renderer: Renderer, value: Any) -> dict[str, str]:
+    return {"$bytes": base64(renderer, value)}
+
+
+def base64(renderer: Renderer, value: Any) -> str:
     from binascii import b2a_base64
 
     data = memoryview(value)
     renderer.spend(data.nbytes * 4 // 3)
-    return {"$bytes": b2a_base64(data.tobytes(), newline=False).decode()}
+    return b2a_base64(data.tobytes(), newline=False).decode()
 
 
 def _isoformat(_: Renderer, value: Any) -> str:
@@ -66,4 +72,52 @@ KNOWN: dict[tuple[str, str], Callable[[Renderer, Any], Any]] = {
     ("fractions", "Fraction"): _str,
     ("pathlib", "PurePath"): _str,
     ("uuid", "UUID"): _str,
+}
+
+
+def _text(value: Any) -> Writer:
+    from .text import utf8
+
+    return lambda room: utf8(_checked(str(value), room))
+
+
+def _own_text(value: Any) -> Writer:
+    from .text import utf8
+
+    return lambda room: utf8(_checked(str.__str__(value), room))
+
+
+def _checked(text: str, room: Room) -> str:
+    room.check(len(text))
+    return text
+
+
+def _no_text(_: Any) -> None:
+    return None
+
+
+# What has the form of a plain text.
+TEXT: dict[tuple[str, str], Callable[[Any], Writer | None]] = {
+    ("builtins", "str"): _own_text,
+    ("builtins", "bytes"): _no_text,
+    ("numpy", "void"): _no_text,
+    **dict.fromkeys(
+        (
+            ("builtins", "int"),
+            ("builtins", "float"),
+            ("builtins", "complex"),
+            ("collections", "UserString"),
+            ("datetime", "date"),
+            ("datetime", "time"),
+            ("datetime", "timedelta"),
+            ("decimal", "Decimal"),
+            ("fractions", "Fraction"),
+            ("pathlib", "PurePath"),
+            ("uuid", "UUID"),
+            ("numpy", "generic"),
+            ("pandas", "Period"),
+            ("pandas", "Interval"),
+        ),
+        _text,
+    ),
 }

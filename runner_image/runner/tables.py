@@ -27,10 +27,12 @@ def _series(renderer: Renderer, value: Any) -> dict[str, Any]:
 
 
 def _index(renderer: Renderer, index: Any) -> dict[str, Any]:
-    """The index, unless it is the one that pandas makes by itself: 0, 1, 2, …"""
-    if type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1 and index.name is None:
-        return {}
-    return {"index": renderer.render(index.tolist())}
+    return {} if counts(index) else {"index": renderer.render(index.tolist())}
+
+
+def counts(index: Any) -> bool:
+    """Whether an index is the one that pandas makes by itself: 0, 1, 2, …"""
+    return type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1 and index.name is None
 
 
 def _polars_frame(renderer: Renderer, value: Any) -> dict[str, Any]:

@@ -19,11 +19,12 @@ _UNTOUCHED = frozenset({type(None), bool, int})
 class NotFinite:
     """What NaN and the infinities, which JSON does not have, become."""
 
-    AS_NULL = False
-    AS_STRINGS = True
+    AS_NULL = 0
+    AS_STRINGS = 1
+    AS_TAGS = 2  # {"$float": "NaN"}: in typed form, where a string has to stay one
 
 
-def dumps(tree: Any, not_finite: bool) -> bytes:
+def dumps(tree: Any, not_finite: int) -> bytes:
     """A tree of None, bool, int, float, str, list, tuple and dict with str keys, as JSON that any reader takes.
 
     Raises: NotSerializable: two keys become one when what UTF-8 does not have is replaced in them. RecursionError.
@@ -34,7 +35,15 @@ def dumps(tree: Any, not_finite: bool) -> bytes:
         return _encode(_scrubbed(tree, not_finite)).encode()
 
 
-def _scrubbed(tree: Any, not_finite: bool) -> Any:
+def utf8(text: str) -> bytes:
+    """A text in UTF-8, with U+FFFD for lone surrogates, which UTF-8 does not have."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _string(text).encode()
+
+
+def _scrubbed(tree: Any, not_finite: int) -> Any:
     kind = type(tree)
     if kind is float:
         return _number(tree, not_finite)
@@ -53,12 +62,13 @@ def _scrubbed(tree: Any, not_finite: bool) -> Any:
     return tree
 
 
-def _number(value: float, not_finite: bool) -> float | str | None:
+def _number(value: float, not_finite: int) -> float | str | dict[str, str] | None:
     if isfinite(value):
         return value
-    if not_finite is NotFinite.AS_NULL:
+    if not_finite == NotFinite.AS_NULL:
         return None
-    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    text = "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return {"$float": text} if not_finite == NotFinite.AS_TAGS else text
 
 
 def _string(text: str) -> str:

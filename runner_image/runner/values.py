@@ -1,7 +1,7 @@
 """Python values -> JSON: protocol section 2, "Values".
 
 Nothing is imported to recognise a value: a type is known by the names of its bases, so that numpy costs only those
-who use it. What JSON holds already is passed through without a look at each element; the rest is rendered by `_KNOWN`,
+who use it. What JSON holds already is passed through without a look at each element; the rest is rendered by `KNOWN`,
 by the abstract types of `collections.abc`, or as an image.
 """
 
@@ -13,12 +13,16 @@ from collections.abc import ItemsView, KeysView, Mapping, Sequence, Set, ValuesV
 from . import arrays, images, scalars, tables
 from .describe import bounded_repr, message, type_name
 from .headroom import Headroom
-from .refusal import NotSerializable, NoValue, ReplyTooLarge
+from .kinds import names
+from .refusal import NotSerializable, NoValue
+from .room import Room
 from .text import NotFinite, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
+
+    from .images import Writer
 
     Render = Callable[["Renderer", Any], Any]
 
@@ -38,7 +42,9 @@ class Unknown(Exception):
         self.reason = reason
 
 
-def encode(value: Any, *, max_bytes: int, nonfinite_as_strings: bool = False) -> tuple[bytes, str | None]:
+def encode(
+    value: Any, *, max_bytes: int, nonfinite_as_strings: bool = False, renderer: Renderer | None = None
+) -> tuple[bytes, str | None]:
     """A value as JSON in UTF-8, and the name of its type unless that is JSON's own.
 
     Raises: NotSerializable: also where user code raises on the way. ReplyTooLarge: where that shows early.
@@ -47,32 +53,42 @@ def encode(value: Any, *, max_bytes: int, nonfinite_as_strings: bool = False) ->
     name = None if kind in _JSON else type_name(kind)
     try:
         with Headroom():
-            tree = value if kind in _ATOMS else Renderer(max_bytes).render(value)
+            tree = value if kind in _ATOMS else (renderer or Renderer(max_bytes)).render(value)
+            if renderer is not None:
+                return dumps(tree, renderer.not_finite), name
             return dumps(tree, NotFinite.AS_STRINGS if nonfinite_as_strings else NotFinite.AS_NULL), name
-    except NoValue:
-        raise
-    except Unknown as exc:
+    except BaseException as exc:
+        failure = no_value(value, exc)
+    raise failure
+
+
+def no_value(value: Any, exc: BaseException) -> NoValue:
+    """What an exception that came while `value` was rendered means. Methods of the user's may raise anything."""
+    if isinstance(exc, NoValue):
+        return exc
+    if isinstance(exc, Unknown):
         culprit, reason = exc.value, exc.reason
-    except BaseException as exc:  # methods of the user's may raise anything
+    else:
         culprit, reason = value, f"rendering it raised {type_name(type(exc))}: {message(exc)}"
-    raise NotSerializable(reason, type=type_name(type(culprit)), repr=bounded_repr(culprit))
+    return NotSerializable(reason, type=type_name(type(culprit)), repr=bounded_repr(culprit))
+
+
+def has_form(value: Any) -> bool:
+    """Whether a value has a form in JSON, as far as shows without a look at what it holds."""
+    kind = type(value)
+    return kind in _JSON or find(kind, KNOWN) is not _other or images.png(value) is not None
 
 
 class Renderer:
     """Turns one value into what `json` writes as it is: None, bool, int, float, str, list, tuple, dict with str keys."""
 
+    not_finite = NotFinite.AS_NULL
+
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._room = max_bytes
+        self.room = Room(max_bytes)
+        self.spend = self.room.spend
         self._inside: set[int] = set()  # ids of what is being rendered, from the outermost in
         self._known: dict[type, Render] = {}
-
-    def spend(self, count: int) -> None:
-        """Take account of `count` bytes that the reply will hold at least, before memory is spent on them."""
-        self._room -= count
-        if self._room < 0:
-            msg = f"the value takes more than {self._max_bytes} bytes"
-            raise ReplyTooLarge(msg)
 
     def render(self, value: Any) -> Any:
         kind = type(value)
@@ -124,25 +140,35 @@ class Renderer:
             return dumps(rendered, NotFinite.AS_STRINGS).decode().strip('"')
         raise Unknown(key, f"a key of type {type_name(type(key))} cannot be written as a string")
 
+    def image(self, writer: Writer) -> Any:
+        """An image as PNG; None if it turns out to be none."""
+        png = writer(self.room)
+        if png is None:
+            return None
+        return {"$image": scalars.base64(self, png), "type": "image/png"}
+
+    def find(self, kind: type) -> Render:
+        return find(kind, KNOWN)
+
     def _find(self, kind: type) -> Render:
         found = self._known.get(kind)
         if found is None:
-            found = self._known[kind] = find(kind)
+            found = self._known[kind] = self.find(kind)
         return found
 
 
-def find(kind: type) -> Render:
-    """How values of a type are rendered: by what is known of its bases, nearest first."""
-    names = [(base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__]
-    if ("enum", "Enum") in names:  # before the number, text or dataclass that it may be as well
+def find(kind: type, table: Mapping[tuple[str, str], Render]) -> Render:
+    """How values of a type are rendered: by what the table has for its bases, nearest first."""
+    bases = names(kind)
+    if ("enum", "Enum") in bases:  # before the number, text or dataclass that it may be as well
         return _enum
     if hasattr(kind, "__dataclass_fields__"):
         return _dataclass
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _named_tuple
-    for name in names:
-        if name in _KNOWN:
-            return _KNOWN[name]
+    for name in bases:
+        if name in table:
+            return table[name]
     for abstract, render in _ABSTRACT:
         if issubclass(kind, abstract):
             return render
@@ -167,6 +193,10 @@ def _model(renderer: Renderer, value: Any) -> Any:
     return renderer.render(dump())
 
 
+def _members(renderer: Renderer, value: Any) -> Any:
+    return renderer.members(value)
+
+
 def _elements(renderer: Renderer, value: Any) -> Any:
     renderer.spend(2 * len(value))
     return renderer.items(list(value))
@@ -182,7 +212,8 @@ def _set(renderer: Renderer, value: Any) -> Any:
 
 
 def _other(renderer: Renderer, value: Any) -> Any:
-    image = images.render(value)
+    writer = images.png(value)
+    image = None if writer is None else renderer.image(writer)
     if image is not None:
         return image
     if hasattr(type(value), "__next__"):
@@ -191,19 +222,18 @@ def _other(renderer: Renderer, value: Any) -> Any:
     raise Unknown(value, f"a value of type {type_name(type(value))} has no JSON form")
 
 
-_KNOWN: dict[tuple[str, str], Render] = {
+KNOWN: dict[tuple[str, str], Render] = {
     ("builtins", "list"): lambda renderer, value: renderer.items(list.copy(value)),
     ("builtins", "tuple"): lambda renderer, value: renderer.items(tuple(value)),
-    ("builtins", "dict"): Renderer.members,
+    ("builtins", "dict"): _members,
     ("builtins", "range"): _elements,
     ("pydantic", "BaseModel"): _model,
     **scalars.KNOWN,
     **arrays.KNOWN,
     **tables.KNOWN,
-    **images.KNOWN,
 }
 _ABSTRACT: tuple[tuple[type, Render], ...] = (
-    (Mapping, Renderer.members),
+    (Mapping, _members),
     (KeysView, _elements),
     (ItemsView, _elements),
     (ValuesView, _elements),

@@ -19,8 +19,12 @@ BOOT = Path(runner.__file__).with_name("boot.py")
 CONFIG: dict[str, Any] = {
     "env": {},
     "max_reply_bytes": 1 << 20,
+    "max_content_bytes": 1 << 20,
     "max_output_bytes": 4096,
     "max_items": 1000,
+    "max_references": 10,
+    "max_reference_bytes": 1 << 20,
+    "first": True,
     "orphan_s": 30,
     "fsize_bytes": 1 << 24,
 }
@@ -108,10 +112,12 @@ class Orchestrator:
         assert frame.kind == frames.EXITED
         return json.loads(frame.body)
 
-    def send(self, request: dict[str, Any] | bytes, *, flags: int = 0, call_id: int = 7) -> None:
+    def send(
+        self, request: dict[str, Any] | bytes, *, kind: int = frames.CALL, flags: int = 0, call_id: int = 7
+    ) -> None:
         assert self.calls is not None
         body = request if isinstance(request, bytes) else json.dumps(request).encode()
-        self.calls.sendall(frames.encode(frames.CALL, body, call_id=call_id, flags=flags))
+        self.calls.sendall(frames.encode(kind, body, call_id=call_id, flags=flags))
 
     def reply(self, *, call_id: int = 7) -> Reply:
         assert self.calls is not None

@@ -80,12 +80,20 @@ def test_an_end_inside_a_frame_is_an_error(pair: tuple[socket.socket, socket.soc
 def test_a_body_over_the_limit_is_refused_by_its_header(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     ours.sendall(frames.encode(frames.VALUE, b"12345678901"))
-    with pytest.raises(frames.FrameError, match="11 bytes is over the limit of 10"):
+    with pytest.raises(frames.FrameError, match="11 and 0 bytes is over the limit of 10"):
         frames.read(theirs, max_bytes=10)
 
 
-def test_attachments_are_refused(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_attachments_come_behind_the_body(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
-    ours.sendall(frames.HEADER.pack(frames.VALUE, b"\0\0\0", 0, 1, 0))
-    with pytest.raises(frames.FrameError, match="attachments"):
+    ours.sendall(frames.HEADER.pack(frames.CALL, b"\0\0\0", 2, 5, 0) + b"{}" + b"extra")
+    read = frames.read(theirs, max_bytes=10)
+    assert read is not None
+    assert (read.body, read.extra) == (b"{}", b"extra")
+
+
+def test_attachments_over_the_limit_are_refused_by_their_header(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    ours.sendall(frames.HEADER.pack(frames.CALL, b"\0\0\0", 0, 11, 0))
+    with pytest.raises(frames.FrameError, match="over the limit of 10"):
         frames.read(theirs, max_bytes=10)

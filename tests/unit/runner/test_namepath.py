@@ -5,16 +5,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from runner.arguments import parse
+from runner.arguments import Reader, parse
 from runner.namepath import apply
+from runner.references import References
 from runner.refusal import AttributeNotFound, NameNotFound, NotCallable, Refusal
 
 
 def run(namepath: Any, *args: Any, **kwargs: Any) -> Any:
-    return apply(parse(json.dumps({"namepath": namepath, "args": args, "kwargs": kwargs}).encode()))
+    nothing = References(max_references=1, max_bytes=1, first=True)
+    body = json.dumps({"namepath": namepath, "args": args, "kwargs": kwargs}).encode()
+    return apply(parse(body, Reader(lambda: nothing)))
 
 
 @pytest.fixture
@@ -303,6 +307,31 @@ def test_a_chain_of_methods_is_what_python_makes_of_it(text: str, chain: list[st
         expected = getattr(expected, method)()
     *inner, last = chain
     assert run([{"name": "str", "args": [text]}, *({"name": name, "args": []} for name in inner), last]) == expected
+
+
+array_steps = st.one_of(
+    st.tuples(st.sampled_from(["cumsum", "flatten", "transpose", "copy", "conj", "round"]), st.just(())),
+    st.tuples(st.sampled_from(["clip", "__add__", "__mul__", "__rsub__"]), st.tuples(small)),
+    st.tuples(st.just("astype"), st.tuples(st.sampled_from(["f8", "i8", "O"]))),
+    st.tuples(st.just("reshape"), st.tuples(st.just(-1))),
+)
+
+
+@settings(deadline=None)
+@given(data=st.lists(small, min_size=1, max_size=6), chain=st.lists(array_steps, max_size=5))
+def test_a_chain_on_an_array_is_what_numpy_makes_of_it(
+    data: list[int], chain: list[tuple[str, tuple[Any, ...]]]
+) -> None:
+    elements = [{"name": name, "args": args} for name, args in chain]
+    try:
+        expected = np.array(data)
+        for name, args in chain:
+            expected = getattr(expected, name)(*args)
+    except (TypeError, ValueError) as exc:
+        with pytest.raises(type(exc)):
+            run(["numpy", {"name": "array", "args": [data]}, *elements, "tolist"])
+    else:
+        assert run(["numpy", {"name": "array", "args": [data]}, *elements, "tolist"]) == expected.tolist()
 
 
 @given(parts=st.lists(st.text(st.characters(exclude_characters="."), min_size=1), min_size=1, max_size=3))

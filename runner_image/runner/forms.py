@@ -1,0 +1,110 @@
+"""The form in which a value goes out: of those that the client takes, the first that the value has."""
+
+from __future__ import annotations
+
+from . import values
+from .describe import type_name
+from .frames import JSON, TYPED
+from .headroom import Headroom
+from .refusal import NotAcceptable, NotSerializable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Sequence
+
+    from .images import Content
+
+
+class Rendered:
+    """A value in the form `form`. `type` is the name of its type; None where that is JSON's own, and so is the form.
+
+    `body` is its JSON, and `files` the names and bytes beside it in typed form; in all other forms it is `content`.
+    """
+
+    __slots__ = ("body", "content", "files", "form", "type")
+
+    def __init__(
+        self,
+        form: str,
+        type: str | None,
+        body: bytes = b"",
+        files: Sequence[tuple[str, Content]] = (),
+        content: Content = b"",
+    ) -> None:
+        self.form = form
+        self.type = type
+        self.body = body
+        self.files = files
+        self.content = content
+
+
+def render(
+    value: Any, forms: Sequence[str], *, max_bytes: int, max_content_bytes: int, nonfinite_as_strings: bool = False
+) -> Rendered:
+    """A value in the first of the `forms` (names of `frames.FORMS`) that it has.
+
+    Args:   max_bytes: of JSON; max_content_bytes: of content, and of all files together.
+    Raises: NotAcceptable: it has none of them. NotSerializable: none, and in one of them rendering it failed.
+            ReplyTooLarge: where that shows early.
+    """
+    failure: NotSerializable | None = None
+    for form in forms:
+        try:
+            if form == JSON:
+                body, name = values.encode(value, max_bytes=max_bytes, nonfinite_as_strings=nonfinite_as_strings)
+                return Rendered(JSON, name, body)
+            if form == TYPED:
+                return _typed(value, max_bytes, max_content_bytes)
+            content = _content(value, form, max_content_bytes)
+        except NotSerializable as exc:
+            failure = failure or exc
+            continue
+        if content is not None:
+            return Rendered(form, type_name(type(value)), content=content)
+    raise failure or _not_acceptable(value, forms)
+
+
+def _typed(value: Any, max_bytes: int, max_content_bytes: int) -> Rendered:
+    from . import typed
+
+    body, name, files = typed.encode(value, max_bytes=max_bytes, max_content_bytes=max_content_bytes)
+    return Rendered(TYPED, name, body, files)
+
+
+def _content(value: Any, form: str, max_bytes: int) -> Content | None:
+    """The bytes of a value in a form that it may have. Raises NotSerializable: methods of the user's failed."""
+    from .contents import find
+    from .room import Room
+
+    room = Room(max_bytes)
+    try:
+        with Headroom():
+            writer = find(value, form)
+            content = None if writer is None else writer(room)
+            room.check(0 if content is None else len(content))
+            return content
+    except BaseException as exc:
+        failure = values.no_value(value, exc)
+    raise failure
+
+
+def _not_acceptable(value: Any, lacking: Sequence[str]) -> NotAcceptable:
+    available = [form for form in _available(value) if form not in lacking]
+    kind = type_name(type(value))
+    msg = f"a value of type {kind} has none of the forms asked for; it has: {', '.join(available) or 'none'}"
+    return NotAcceptable(msg, available)
+
+
+def _available(value: Any) -> list[str]:
+    """The forms that a value has, as far as shows without rendering it."""
+    from .contents import FORMS, find
+
+    forms = [JSON, TYPED] if _has(values.has_form, value) else []
+    return forms + [form for form in FORMS if _has(find, value, form)]
+
+
+def _has(find: Any, *args: Any) -> bool:
+    try:
+        return bool(find(*args))
+    except BaseException:  # methods of the user's
+        return False
