@@ -56,6 +56,7 @@ class Environment:
     created_at: datetime
     last_used_at: datetime
     uses: int = 0
+    document: str = ""  # the lock as clients keep it: JSON (`environments/lock_document.py`)
     revision: int = 0
 
 

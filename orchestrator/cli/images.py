@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,11 +61,16 @@ def list_images(backend: Backend = None, data_dir: DataDir = None, as_json: Json
 @app.command()
 def show(
     id: Annotated[str, typer.Argument(help="The environment's id, as `kodou images list` shows it.")],
+    lock: Annotated[bool, typer.Option("--lock", help="Print its lock instead, for `kodou setup --lock`.")] = False,
     backend: Backend = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Show one image: its exact packages, size and use."""
+
+    if lock:
+        typer.echo(admin(data_dir, partial(_lock, id), backend=backend))
+        return
 
     async def work(settings: "Settings") -> "ImageReport":
         async with _opened_inventory(settings) as inventory:
@@ -150,6 +156,18 @@ async def _opened_inventory(settings: "Settings") -> AsyncIterator["Inventory"]:
             settings = settings.model_copy(update={"backend": await _used_last(store)})
         async with opened_backend(settings) as backend:
             yield Inventory(settings, store, backend.images)
+
+
+async def _lock(id: str, settings: "Settings") -> str:
+    """The lock of an environment, as JSON on one line; its image need not be there."""
+    from orchestrator.records import Environment
+
+    async with opened_store(settings) as store:
+        environment = await store.get(Environment, id)
+    if environment is None or not environment.document:
+        msg = f"no lock of an environment {id!r} is known here"
+        raise NotFound(msg)
+    return environment.document
 
 
 async def _used_last(store: "Store") -> str:

@@ -33,6 +33,9 @@ def setup(
     network: Annotated[str | None, typer.Option(help="none or egress; egress where the operator allows it.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable in the sandbox.")] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Resolve again instead of reusing.")] = False,
+    lock: Annotated[
+        typer.FileText | None, typer.Option(metavar="FILE", help="An environment's lock, in place of dependencies.")
+    ] = None,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -47,6 +50,8 @@ def setup(
         options["env"] = dict(_assignment(item) for item in env)
     if refresh:
         options["refresh"] = True
+    if lock is not None:
+        options["lock"] = _json(lock.name, lock.read())
     with told():
         from kodou import Client
 

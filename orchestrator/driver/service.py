@@ -5,6 +5,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from orchestrator.driver import messages
@@ -262,14 +263,7 @@ def _made(sandbox: Sandbox) -> Made:
 
 def _described(interpreter: Interpreter) -> Interpreter:
     """Without the image or path that stands for it here."""
-    return Interpreter(
-        interpreter.language,
-        interpreter.version,
-        interpreter.digest,
-        interpreter.digest,
-        interpreter.platform,
-        interpreter.markers,
-    )
+    return replace(interpreter, base=interpreter.digest)
 
 
 def _locked(file: messages.File) -> LockedFile:

@@ -33,6 +33,7 @@ class Build:
         self._phases: list[BuildEvent] = []  # first of each run of one phase, as far as `_recent` has dropped them
         self._dropped_phase: str | None = None
         self._news = asyncio.Event()
+        self.turn_came: float | None = None  # time.perf_counter(), once it no longer waits for other builds
 
     @classmethod
     def done(cls, built: Built) -> "Build":

@@ -2,37 +2,43 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import perf_counter
-from typing import TypeGuard
 
 from orchestrator import telemetry
+from orchestrator.environments.assembly import Assembly
 from orchestrator.environments.build import Build, Built
 from orchestrator.environments.catalog import Catalog
-from orchestrator.environments.images import measure
-from orchestrator.environments.lock import Lock, environment_id
+from orchestrator.environments.lock import Lock, LockedFile, id_of
+from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.locks import EnvironmentLocks
 from orchestrator.environments.python import PythonBuilder
 from orchestrator.environments.requirements import canonical, request_digest
-from orchestrator.environments.versions import match
+from orchestrator.environments.versions import exact, match
 from orchestrator.errors import (
     BuildFailed,
     DependencyUnresolvable,
     IndexUnavailable,
+    InvalidRequest,
     KodouError,
     NotFound,
     RateLimited,
     ShuttingDown,
 )
 from orchestrator.records import Environment, EnvironmentState
-from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, ImageStore, Interpreter
+from orchestrator.sandboxes.backend import BuildEvent, ImageStore, Interpreter
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store
 from orchestrator.turns import Turns
 from orchestrator.unforeseen import ours
 
 __all__ = ["Build", "Built", "Environments"]
+
+# What a build under way is found by: a request's digest or an environment's id, and whether it is to be resolved anew.
+_Key = tuple[str, bool]
+_Make = Callable[[Build], Coroutine[None, None, Built]]
 
 _BUSY_AFTER_S = 10.0
 _WHEELS_KEPT_S = 30 * 86_400.0
@@ -48,9 +54,10 @@ class Environments:
         self._catalog = Catalog(store)
         self._locks = EnvironmentLocks(settings.data_dir)
         self._python = PythonBuilder(settings, images)
+        self._assembly = Assembly(settings, self._catalog, images, self._python, self._locks, backend=backend)
         self._turns = Turns(settings.max_builds)
         self._of_owner: Counter[str] = Counter()  # builds that run or wait, by who asked first
-        self._running: dict[tuple[str, bool], Build] = {}  # by request digest and whether it is to be resolved anew
+        self._running: dict[_Key, Build] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -64,7 +71,7 @@ class Environments:
 
     async def aclose(self) -> None:
         """End the builds under way; whoever waits gets `ShuttingDown`. May be called twice."""
-        self._closing = True
+        self._closing = self._assembly.closing = True
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -93,9 +100,7 @@ class Environments:
                  owner: who asks; one owner's builds do not keep another's waiting for more than one turn.
         Raises:  NotFound (language), UnknownVersion, InvalidRequest, RateLimited (too many builds), ShuttingDown.
         """
-        if self._closing:
-            msg = "the server is stopping"
-            raise ShuttingDown(msg)
+        self._check_open()
         offered = await self.offered(language)
         wanted = canonical(
             dependencies,
@@ -108,8 +113,29 @@ class Environments:
         if isinstance(known, Built):
             return Build.done(known)
         # From here to the task's start nothing waits, so of two equal requests the second finds the first one's build.
-        running = self._running.get((request, refresh))
-        return running or self._begin(request, interpreter, wanted, stored=known, refresh=refresh, owner=owner)
+        key = (request, refresh)
+        make = partial(self._resolved, request, interpreter, wanted, stored=known, refresh=refresh)
+        return self._running.get(key) or self._begin(key, make, owner)
+
+    async def remake(self, language: str, document: LockDocument, *, owner: str = "") -> Build:
+        """The build of what a lock says: the same files, on the interpreter of its version that there is here.
+
+        Where interpreter, base and runner are those of the lock, so is the environment's id.
+        Raises:  NotFound (language), InvalidRequest (another language's lock), UnknownVersion, RateLimited, ShuttingDown.
+        """
+        self._check_open()
+        interpreter = exact(document.python, await self.offered(language))
+        if document.language != language:
+            msg = f"is of another language than {language}"
+            raise InvalidRequest(msg, field="lock.language")
+        id = id_of(document.files, interpreter.digest, interpreter.version, interpreter.platform)
+        environment = await self._catalog.find(id)
+        standing = None if environment is None else await self._assembly.standing(environment)
+        if standing is not None:
+            return Build.done(standing)
+        key = (id, False)
+        make = partial(self._relocked, interpreter, document.files, stored=environment)
+        return self._running.get(key) or self._begin(key, make, owner)
 
     async def get(self, language: str, environment_id: str) -> Environment:
         """One environment, in whatever state. Raises `NotFound`."""
@@ -141,22 +167,15 @@ class Environments:
         environment = await self._catalog.find(alias.environment_id)
         if environment is None:
             return None
-        image = await self._images.find(environment.id)
-        return Built(environment, image, reused=True) if _stands(image, environment) else environment
+        return await self._assembly.standing(environment) or environment
 
-    def _begin(
-        self,
-        request: str,
-        interpreter: Interpreter,
-        wanted: Sequence[str],
-        *,
-        stored: Environment | None,
-        refresh: bool,
-        owner: str,
-    ) -> Build:
+    def _check_open(self) -> None:
         if self._closing:
             msg = "the server is stopping"
             raise ShuttingDown(msg)
+
+    def _begin(self, key: _Key, make: _Make, owner: str) -> Build:
+        self._check_open()
         if len(self._running) >= self._settings.max_builds + self._settings.max_builds_waiting:
             msg = f"{len(self._running)} builds run or wait already"
             raise RateLimited(msg, after_s=_BUSY_AFTER_S)
@@ -164,18 +183,18 @@ class Environments:
             msg = f"{self._of_owner[owner]} builds of yours run or wait already, the most there may be"
             raise RateLimited(msg, after_s=_BUSY_AFTER_S)
         build = Build()
-        work = self._make(build, request, interpreter, wanted, stored=stored, refresh=refresh)
-        task = asyncio.create_task(self._run(build, work, owner), name=f"build {request[:12]}")
-        self._running[request, refresh] = build
+        work = make(build)
+        task = asyncio.create_task(self._run(build, work, owner), name=f"build {key[0][:24]}")
+        self._running[key] = build
         self._of_owner[owner] += 1
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(done, (request, refresh), build, work, owner))
+        task.add_done_callback(lambda done: self._ended(done, key, build, work, owner))
         return build
 
     def _ended(
         self,
         task: asyncio.Task[None],
-        key: tuple[str, bool],
+        key: _Key,
         build: Build,
         work: Coroutine[None, None, Built],
         owner: str,
@@ -194,7 +213,8 @@ class Environments:
         started = perf_counter()
         try:
             async with self._turns.turn(owner):
-                built = await work
+                build.turn_came = perf_counter()
+                built = await self._in_time(work)
         except KodouError as exc:
             telemetry.BUILDS.labels("failed").inc()
             telemetry.log.info("build failed", code=exc.code, detail=exc.detail[:200])
@@ -208,39 +228,48 @@ class Environments:
                 telemetry.BUILD_SECONDS.observe(perf_counter() - started)
             build.finish(built)
 
-    async def _make(
+    async def _in_time(self, work: Coroutine[None, None, Built]) -> Built:
+        try:
+            async with asyncio.timeout(self._settings.build_timeout_s):
+                return await work
+        except TimeoutError as exc:
+            msg = f"the build took longer than {self._settings.build_timeout_s:g} s"
+            raise BuildFailed(msg, log_tail="") from exc
+
+    async def _resolved(
         self,
-        build: Build,
         request: str,
         interpreter: Interpreter,
         wanted: Sequence[str],
+        build: Build,
         *,
         stored: Environment | None,
         refresh: bool,
     ) -> Built:
+        lock = None if stored is None else await self._stored_lock(stored, interpreter)
+        if lock is not None:
+            return await self._assembly.make(build, lock, interpreter)
+        build.publish(BuildEvent("resolve"))
         try:
-            async with asyncio.timeout(self._settings.build_timeout_s):
-                lock = None if stored is None else await self._stored_lock(stored, interpreter)
-                resolve = lock is None
-                if lock is None:
-                    build.publish(BuildEvent("resolve"))
-                    try:
-                        lock = await self._python.lock(interpreter, wanted, refresh=refresh)
-                    except IndexUnavailable as exc:
-                        stale = None if refresh else await self._known(request, max_age_s=None)
-                        if not isinstance(stale, Built):
-                            raise
-                        telemetry.log.warning(
-                            "stale environment served", environment=stale.environment.id, why=exc.detail
-                        )
-                        return stale
-                built = await self._ensured(build, lock, interpreter)
-                if resolve:
-                    await self._catalog.point(request, built.environment.id)
-                return built
-        except TimeoutError as exc:
-            msg = f"the build took longer than {self._settings.build_timeout_s:g} s"
-            raise BuildFailed(msg, log_tail="") from exc
+            lock = await self._python.lock(interpreter, wanted, refresh=refresh)
+        except IndexUnavailable as exc:
+            stale = None if refresh else await self._known(request, max_age_s=None)
+            if not isinstance(stale, Built):
+                raise
+            telemetry.log.warning("stale environment served", environment=stale.environment.id, why=exc.detail)
+            return stale
+        built = await self._assembly.make(build, lock, interpreter)
+        await self._catalog.point(request, built.environment.id)
+        return built
+
+    async def _relocked(
+        self, interpreter: Interpreter, files: Sequence[LockedFile], build: Build, *, stored: Environment | None
+    ) -> Built:
+        lock = None if stored is None else await self._stored_lock(stored, interpreter)
+        if lock is None:
+            build.publish(BuildEvent("resolve"))
+            lock = await self._python.relock(interpreter, files)
+        return await self._assembly.make(build, lock, interpreter)
 
     async def _stored_lock(self, stored: Environment, interpreter: Interpreter) -> Lock | None:
         """The lock of an environment whose image is gone. None: the settings refuse it by now."""
@@ -248,60 +277,3 @@ class Environments:
             return await self._python.parse(stored.lock, interpreter)
         except DependencyUnresolvable:
             return None
-
-    async def _ensured(self, build: Build, lock: Lock, interpreter: Interpreter) -> Built:
-        """The environment of a lock, built if it is not; one process at a time does so."""
-        id = environment_id(lock, interpreter)
-        await self._catalog.plan(id, lock, interpreter, backend=self._backend)
-        async with self._locks.held(id):
-            image = await self._images.find(id)
-            environment = await self._catalog.find(id)
-            if environment is not None and _stands(image, environment):
-                return Built(environment, image, reused=True)
-            if environment is not None and environment.state is EnvironmentState.READY:
-                image = None  # gone, or another has its name
-            await self._catalog.building(id)
-            reused = image is not None
-            try:
-                if image is None:
-                    await build.forward(self._python.fetch(lock))
-                    await build.forward(self._images.build(self._order(id, lock, interpreter)))
-                    image = await self._images.find(id)
-                if image is None:
-                    msg = "the image was gone as soon as it was built"
-                    raise BuildFailed(msg, log_tail="")
-                ready = await self._catalog.ready(id, image)
-            except asyncio.CancelledError:
-                await self._catalog.failed(id, "stopped" if self._closing else "timed out")
-                raise
-            except KodouError as exc:
-                await self._catalog.failed(id, f"{exc.code}: {exc.detail}")
-                raise
-            except Exception as exc:
-                await self._catalog.failed(id, type(exc).__name__)
-                raise
-        measure(await self._images.list())
-        return Built(ready, image, reused=reused)
-
-    def _order(self, id: str, lock: Lock, interpreter: Interpreter) -> BuildOrder:
-        return BuildOrder(
-            environment_id=id,
-            interpreter=interpreter,
-            files=self._python.files(lock),
-            from_source=lock.from_source,
-            labels={
-                "io.kodou.environment": id,
-                "io.kodou.language": interpreter.language,
-                "io.kodou.version": interpreter.version,
-                "io.kodou.interpreter": interpreter.digest,
-                "io.kodou.platform": interpreter.platform,
-                "io.kodou.packages": " ".join(f"{name}=={version}" for name, version in sorted(lock.packages.items())),
-            },
-            timeout_s=self._settings.build_timeout_s,
-            log_tail_bytes=self._settings.build_log_tail_bytes,
-        )
-
-
-def _stands(image: Image | None, environment: Environment) -> TypeGuard[Image]:
-    """The image is the one that was built: whoever has the engine can give another its name."""
-    return environment.state is EnvironmentState.READY and image is not None and image.ref == environment.image_ref

@@ -1,15 +1,17 @@
 """What the store knows of environments and aliases. Every change is a compare-and-set, tried until it is the first."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from orchestrator.environments.lock import Lock
+from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.states import moved
 from orchestrator.errors import NotFound
 from orchestrator.records import Alias, Environment, EnvironmentState, Session, SessionState
-from orchestrator.sandboxes.backend import Image, Interpreter
+from orchestrator.sandboxes.backend import Image
 from orchestrator.store.base import RecordExists, Store
 
 LIVE_SESSIONS = tuple(state for state in SessionState if state is not SessionState.CLOSED)
@@ -29,13 +31,13 @@ class Catalog:
         """A backend's environments in one of these states, oldest first."""
         return await self._store.list(Environment, backend=backend, state=states)
 
-    async def plan(self, environment_id: str, lock: Lock, interpreter: Interpreter, *, backend: str) -> None:
+    async def plan(self, document: LockDocument, lock: Lock, *, backend: str) -> None:
         """Have a record of it, if there is none."""
         now = datetime.now(UTC)
         environment = Environment(
-            id=environment_id,
-            language=interpreter.language,
-            version=interpreter.version,
+            id=document.environment_id,
+            language=document.language,
+            version=document.python,
             packages=dict(lock.packages),
             lock=lock.text,
             backend=backend,
@@ -46,8 +48,9 @@ class Catalog:
             since=now,
             created_at=now,
             last_used_at=now,
+            document=json.dumps(document.members(), separators=(",", ":")),
         )
-        if await self._store.get(Environment, environment_id) is None:
+        if await self._store.get(Environment, environment.id) is None:
             with suppress(RecordExists):  # another was first, with the same content: the id is its digest
                 await self._store.add(environment)
 

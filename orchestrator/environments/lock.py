@@ -5,7 +5,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -37,7 +37,7 @@ _BASIC_STRING = re.compile(r'"(?:[^"\\\n]|\\.){0,2000}"')
 _ODD_SHAPE = re.compile(r"[\"']|(?:\.[^\n=,\[\]{}.]*){4}")
 _MAX_TAGS = 64  # of one wheel: "py2.py3-none-any" has two
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,250}")
 _PLATFORM = re.compile(r"(x86_64|aarch64)-manylinux_2_([0-9]{1,2})")
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
@@ -77,26 +77,34 @@ class Lock:
         """
         try:
             files = sorted(_chosen(text, interpreter, index), key=lambda file: file.name)
-        except (_Unfit, PylockValidationError, PylockSelectError) as exc:
-            msg = f"the lock cannot be used: {ascii(str(exc))[1:-1][:500]}"
-            raise DependencyUnresolvable(msg) from exc
+        except (UnfitLock, PylockValidationError, PylockSelectError) as exc:
+            raise unusable(exc) from exc
         return cls(text=text, packages={file.name: file.version for file in files}, files=tuple(files))
 
 
-class _Unfit(Exception):
-    pass
+class UnfitLock(Exception):
+    """What is wrong with a lock, to be told as `unusable` does."""
+
+
+def unusable(error: Exception) -> DependencyUnresolvable:
+    return DependencyUnresolvable(f"the lock cannot be used: {ascii(str(error))[1:-1][:500]}")
 
 
 def environment_id(lock: Lock, interpreter: Interpreter) -> str:
     """`py3.12-` and 24 hex: the digest of what is installed and on what, never of the request or the lock's wording."""
+    return id_of(lock.files, interpreter.digest, interpreter.version, interpreter.platform)
+
+
+def id_of(files: Sequence[LockedFile], digest: str, version: str, platform: str) -> str:
+    """The same of `files`, sorted by name, on an interpreter that need not be here."""
     parts = [
-        interpreter.digest,
-        interpreter.version,
-        interpreter.platform,
-        [[f"{file.name}=={file.version}", file.filename, file.sha256] for file in lock.files],
+        digest,
+        version,
+        platform,
+        [[f"{file.name}=={file.version}", file.filename, file.sha256] for file in files],
     ]
-    digest = hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
-    return f"py{'.'.join(interpreter.version.split('.')[:2])}-{digest[:24]}"
+    hashed = hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+    return f"py{'.'.join(version.split('.')[:2])}-{hashed[:24]}"
 
 
 def compatible(interpreter: Interpreter) -> tuple[Tag, ...]:
@@ -120,13 +128,14 @@ def compatible(interpreter: Interpreter) -> tuple[Tag, ...]:
     )
 
 
-def _chosen(text: str, interpreter: Interpreter, index: Index) -> Iterator[LockedFile]:
+def checked(text: str, index: Index) -> Pylock:
+    """The lock that `text` is, of hashed files of the index only. Raises `UnfitLock`, packaging's `PylockValidationError`."""
     if len(text) > MAX_LOCK_BYTES:
         msg = f"it is longer than {MAX_LOCK_BYTES} bytes"
-        raise _Unfit(msg)
+        raise UnfitLock(msg)
     if _ODD_SHAPE.search(_BASIC_STRING.sub("", _COMMENT_LINE.sub("", text))) is not None:
         msg = "it is not written as uv writes locks"
-        raise _Unfit(msg)
+        raise UnfitLock(msg)
     try:
         text.encode()  # a lone surrogate could not be stored
         document = tomllib.loads(text)
@@ -134,23 +143,49 @@ def _chosen(text: str, interpreter: Interpreter, index: Index) -> Iterator[Locke
         pylock = Pylock.from_dict(document)
     except (ValueError, RecursionError) as exc:
         msg = f"it is not TOML: {exc}"
-        raise _Unfit(msg) from exc
+        raise UnfitLock(msg) from exc
     if len(pylock.packages) > MAX_PACKAGES:
         msg = f"it holds more than {MAX_PACKAGES} packages"
-        raise _Unfit(msg)
+        raise UnfitLock(msg)
     for package in pylock.packages:
         _check_sources(package, index)
+    return pylock
+
+
+def named(filename: str) -> tuple[str, Version]:
+    """Normalised name and version that a wheel's or an sdist's file name states. Raises `UnfitLock`."""
+    if _FILENAME.fullmatch(filename) is None:
+        msg = f"file name {filename!r} is not allowed"
+        raise UnfitLock(msg)
+    _check_tags(filename)
+    try:
+        if not filename.endswith(".whl"):
+            return parse_sdist_filename(filename)
+        name, version, _, _ = parse_wheel_filename(filename)
+    except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion) as exc:
+        msg = f"file name {filename!r} is neither a wheel's nor an sdist's"
+        raise UnfitLock(msg) from exc
+    return name, version
+
+
+def sources_of(package: Package) -> list[PackageWheel | PackageSdist]:
+    """Its files, wheels first."""
+    return [*(package.wheels or ()), *([] if package.sdist is None else [package.sdist])]
+
+
+def _chosen(text: str, interpreter: Interpreter, index: Index) -> Iterator[LockedFile]:
+    pylock = checked(text, index)
     environment = {**interpreter.markers, "python_full_version": interpreter.version}
     try:
         # packaging types its environment as a TypedDict; ours comes from the interpreter itself
         selected = list(pylock.select(environment=environment, tags=compatible(interpreter)))  # type: ignore[arg-type]
     except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName, KeyError) as exc:
         msg = f"a marker cannot be evaluated: {exc}"
-        raise _Unfit(msg) from exc
+        raise UnfitLock(msg) from exc
     for package, source in selected:
         if not isinstance(source, PackageWheel | PackageSdist):
             msg = f"{package.name} is neither a wheel nor an sdist"
-            raise _Unfit(msg)
+            raise UnfitLock(msg)
         yield _file(package, source)
 
 
@@ -160,7 +195,7 @@ def _check_tags(value: object) -> None:
         for name in re.split("[/?#]", unquote(value)):
             if math.prod(part.count(".") + 1 for part in name.rsplit("-", 3)[1:]) > _MAX_TAGS:
                 msg = f"{name[:100]!r} stands for too many tags"
-                raise _Unfit(msg)
+                raise UnfitLock(msg)
     elif isinstance(value, list):
         for each in value:
             _check_tags(each)
@@ -174,42 +209,34 @@ def _check_sources(package: Package, index: Index) -> None:
     """Refuse whatever could be taken for a source, chosen for this interpreter or not."""
     if package.vcs is not None or package.directory is not None or package.archive is not None:
         msg = f"{package.name} is a VCS reference, a directory or an archive"
-        raise _Unfit(msg)
-    sources: list[PackageWheel | PackageSdist] = [*(package.wheels or ())]
-    if package.sdist is not None:
-        sources.append(package.sdist)
-    for source in sources:
+        raise UnfitLock(msg)
+    for source in sources_of(package):
         if source.path is not None or source.url is None:
             msg = f"{package.name} has a file without a URL"
-            raise _Unfit(msg)
+            raise UnfitLock(msg)
         if not index.permits(source.url):
             msg = (
                 f"{package.name} has a file that lies neither on the index nor on one of its file hosts: {source.url!r}"
             )
-            raise _Unfit(msg)
+            raise UnfitLock(msg)
         name, version = _named(source)
         if name != package.name or (package.version is not None and version != package.version):
             msg = f"{package.name} has a file named {source.filename!r}"
-            raise _Unfit(msg)
-        if _SHA256.fullmatch(source.hashes.get("sha256", "")) is None:
+            raise UnfitLock(msg)
+        if SHA256.fullmatch(source.hashes.get("sha256", "")) is None:
             msg = f"{source.filename} has no SHA-256"
-            raise _Unfit(msg)
+            raise UnfitLock(msg)
 
 
 def _named(source: PackageWheel | PackageSdist) -> tuple[str, Version]:
     """Normalised name and version that the file's name states."""
-    filename = source.filename
-    if _FILENAME.fullmatch(filename) is None or filename != _last_of(source.url or ""):
-        msg = f"file name {filename!r} is not allowed, or not the URL's own"
-        raise _Unfit(msg)
-    try:
-        if isinstance(source, PackageSdist):
-            return parse_sdist_filename(filename)
-        name, version, _, _ = parse_wheel_filename(filename)
-    except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion) as exc:
-        msg = f"file name {filename!r} is neither a wheel's nor an sdist's"
-        raise _Unfit(msg) from exc
-    return name, version
+    if source.filename != _last_of(source.url or ""):
+        msg = f"file name {source.filename!r} is not the URL's own"
+        raise UnfitLock(msg)
+    if isinstance(source, PackageSdist) == source.filename.endswith(".whl"):
+        msg = f"file name {source.filename!r} is not one of its kind"
+        raise UnfitLock(msg)
+    return named(source.filename)
 
 
 def _last_of(url: str) -> str:

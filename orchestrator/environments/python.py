@@ -7,15 +7,17 @@ from pathlib import Path
 
 from orchestrator.environments.explain import explanation, needs_source_build, resolve_failure
 from orchestrator.environments.index import Index
-from orchestrator.environments.lock import EMPTY_LOCK, Lock
+from orchestrator.environments.lock import EMPTY_LOCK, Lock, LockedFile
+from orchestrator.environments.pins import narrowed, pin
 from orchestrator.environments.uv import UvResult, run_uv
 from orchestrator.environments.wheels import WheelStore
-from orchestrator.errors import Defect, DependencyUnresolvable
+from orchestrator.errors import Defect, DependencyUnresolvable, KodouError
 from orchestrator.sandboxes.backend import BuildEvent, ImageStore, Interpreter
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
 
 RESOLVE_TIMEOUT_S = 120.0
+_NO_SOURCE_BUILDS = "a package has no wheel for this interpreter, and this server builds nothing from source"
 
 
 class PythonBuilder:
@@ -40,22 +42,38 @@ class PythonBuilder:
         if result.code == 0:
             return await self.parse(result.stdout, interpreter)
         if not needs_source_build(result.code, result.stderr):
-            failure = resolve_failure(result.code, result.stderr, settings=self._settings, from_source=False)
-            if isinstance(failure, Defect):
-                log.error("resolver_failed", code=result.code, stderr=result.stderr[-4096:])
-            raise failure
+            raise self._failure(result)
         if not self._settings.allow_source_builds:
             msg = f"no solution with wheels only, and this server builds nothing from source\n{explanation(result.stderr)}"
             raise DependencyUnresolvable(msg)
         text = await self._images.lock_in_sandbox(interpreter, dependencies, timeout_s=self._settings.build_timeout_s)
         return await self.parse(text, interpreter)
 
+    async def relock(self, interpreter: Interpreter, files: Sequence[LockedFile]) -> Lock:
+        """The lock of exactly these files, as this server's index has them; nothing else is resolved.
+
+        Raises `DependencyUnresolvable`, `IndexUnavailable`, `BuildFailed`.
+        """
+        wheels = [pin(file) for file in files if not file.is_sdist]
+        sdists = [pin(file) for file in files if file.is_sdist]
+        if sdists and not self._settings.allow_source_builds:
+            raise DependencyUnresolvable(_NO_SOURCE_BUILDS)
+        texts = []
+        if wheels:
+            result = await self._compile([*self._arguments(interpreter), "--no-deps"], wheels)
+            if result.code != 0:
+                raise self._failure(result)
+            texts.append(result.stdout)
+        if sdists:  # what a source needs is known only once its own code has run
+            timeout_s = self._settings.build_timeout_s
+            texts.append(await self._images.lock_in_sandbox(interpreter, sdists, timeout_s=timeout_s))
+        return await self.parse(await asyncio.to_thread(narrowed, texts, files, self._index), interpreter)
+
     async def parse(self, text: str, interpreter: Interpreter) -> Lock:
         """Check a lock's text, whoever made it. Raises `DependencyUnresolvable`."""
         lock = await asyncio.to_thread(Lock.parse, text, interpreter, self._index)
         if lock.from_source and not self._settings.allow_source_builds:
-            msg = "a package has no wheel for this interpreter, and this server builds nothing from source"
-            raise DependencyUnresolvable(msg)
+            raise DependencyUnresolvable(_NO_SOURCE_BUILDS)
         return lock
 
     def fetch(self, lock: Lock) -> AsyncGenerator[BuildEvent, None]:
@@ -85,6 +103,12 @@ class PythonBuilder:
         except TimeoutError as exc:
             msg = f"no solution was found within {timeout_s:g} s; narrower versions may help"
             raise DependencyUnresolvable(msg) from exc
+
+    def _failure(self, result: UvResult) -> KodouError:
+        failure = resolve_failure(result.code, result.stderr, settings=self._settings, from_source=False)
+        if isinstance(failure, Defect):
+            log.error("resolver_failed", code=result.code, stderr=result.stderr[-4096:])
+        return failure
 
     def _arguments(self, interpreter: Interpreter) -> list[str]:
         arguments = [

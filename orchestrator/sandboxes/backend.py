@@ -25,6 +25,8 @@ class Interpreter:
     digest: str  # sha256 over base, runner sources and whatever else an image built on it depends on
     platform: str  # as uv's --python-platform wants it: "x86_64-manylinux_2_36"
     markers: Mapping[str, str]  # PEP 508 environment of that interpreter
+    base_digest: str = ""  # "sha256:" and 64 hex: the base alone
+    runner: str = ""  # version of the runner, "+" and the begin of its sources' digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,10 +115,12 @@ class RunnerChannel(Protocol):
     async def configure(self, config: RunnerConfig, *, timeout_s: float) -> None:
         """Send CONFIG and wait for the worker's greeting. Raises `SandboxLost`."""
 
-    async def call(self, work: Work, *, timeout_s: float, events: Events | None = None) -> Run:
+    async def call(
+        self, work: Work, *, timeout_s: float, until: float | None = None, events: Events | None = None
+    ) -> Run:
         """Run one request; always returns within `timeout_s` + 0.25 s of its start, after waiting for its turn.
 
-        The next one begins once the reply's content, if it has any, is read or dropped. `events` get what it tells before.
+        It runs no longer than `until`, in the loop's time; if its turn comes after that, it is not begun. The next one begins once the reply's content, if it has any, is read or dropped. `events` get what it tells before.
         """
 
     def alive(self) -> bool:
@@ -184,12 +186,21 @@ class _Call:
         "sending",
         "step",
         "timeout_s",
+        "until",
         "work",
     )
 
-    def __init__(self, work: Work, timeout_s: float, events: Events | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        work: Work,
+        timeout_s: float,
+        until: float | None,
+        events: Events | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.work = work
         self.timeout_s = timeout_s
+        self.until = until
         self.events = events
         self.reply: asyncio.Future[Reply | _Unread] = loop.create_future()
         self.id = secrets.randbits(64)
@@ -251,8 +262,10 @@ class SocketChannel:
             msg = f"no worker of sandbox {self._sandbox_id} greeted within {timeout_s:g} s"
             raise SandboxLost(msg) from None
 
-    async def call(self, work: Work, *, timeout_s: float, events: Events | None = None) -> Run:
-        call = _Call(work, timeout_s, events, self._loop)
+    async def call(
+        self, work: Work, *, timeout_s: float, until: float | None = None, events: Events | None = None
+    ) -> Run:
+        call = _Call(work, timeout_s, until, events, self._loop)
         if self._ended is not None:
             return call.run(Violation(self._ended, sent=False))
         if self._running is None:
@@ -311,9 +324,15 @@ class SocketChannel:
         worker = self._connections.worker
         if worker is None:
             return
+        now = self._loop.time()
+        if call.until is not None:
+            if call.until <= now:
+                self._finish(call, TimedOut(restarted=False))
+                return
+            call.timeout_s = min(call.timeout_s, call.until - now)
         call.phase = _Phase.SENT
-        call.began = self._loop.time()
-        call.deadline = call.began + call.timeout_s
+        call.began = now
+        call.deadline = now + call.timeout_s
         self._time(call, call.deadline, self._deadline)
         work = call.work
         envelope = work.envelope() if work.forms or work.files else b""

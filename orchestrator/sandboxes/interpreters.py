@@ -24,7 +24,7 @@ def candidates(named: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(path.resolve() for path in found))
 
 
-def described(line: bytes, *, base: str, digest: str) -> Interpreter:
+def described(line: bytes, *, base: str, digest: str, base_digest: str, runner: str) -> Interpreter:
     """The interpreter that printed `line`, the builder's probe. Raises `Defect`: it did not say what it is."""
     try:
         facts = json.loads(line)
@@ -35,7 +35,7 @@ def described(line: bytes, *, base: str, digest: str) -> Interpreter:
     except (ValueError, TypeError, KeyError, AttributeError, InvalidVersion) as exc:
         msg = f"the Python of {base} did not say what it is"
         raise Defect(msg) from exc
-    return Interpreter("python", version, base, digest, platform, markers)
+    return Interpreter("python", version, base, digest, platform, markers, base_digest, runner)
 
 
 def _usual() -> list[Path]:

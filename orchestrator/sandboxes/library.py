@@ -7,7 +7,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+import runner
+
 PACKAGES = ("runner", "builder")
+_DIGEST_DIGITS = 12
 
 
 def sources() -> dict[str, bytes]:
@@ -21,6 +24,11 @@ def sources_digest() -> str:
     for path, content in sources().items():
         digest.update(f"{path}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def runner_version(digest: str) -> str:
+    """Which runner sandboxes get: its version, and the begin of the digest of all sources."""
+    return f"{runner.__version__}+{digest[:_DIGEST_DIGITS]}"
 
 
 def write_library(directory: Path) -> None:

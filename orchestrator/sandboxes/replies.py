@@ -6,8 +6,8 @@ to be one JSON object in UTF-8 and passed on as the bytes they are.
 
 import math
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -21,9 +21,8 @@ T = TypeVar("T")
 _DETAIL_CHARACTERS = 4096
 _FIELD_CHARACTERS = 200
 _TYPE_CHARACTERS = 200
-# The head of a typed reply's files, and how many there may be.
+# The head of a typed reply's files.
 _MOST_HEAD_BYTES = 8 * 1024 * 1024
-_MOST_FILES = 100_000
 _FILE_NAME = re.compile(r"f[0-9]{1,9}")
 
 _Place = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
@@ -69,7 +68,7 @@ class NotSerializable:
 class RefusedCall:
     """The call named what is not there. `code` is one of `runner.frames.REFUSALS`.
 
-    `stage` and `item` say where in a composition; `available` lists the forms of a value that has none of those asked for.
+    `stage`, `item` and `pipe` say where in a composition; `available` lists the forms of a value that has none of those asked for.
     """
 
     code: str
@@ -78,19 +77,28 @@ class RefusedCall:
     stage: int | None = None
     item: int | None = None
     available: tuple[str, ...] = ()
+    pipe: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The deadline came; everything the call started is being killed. A fresh worker is on its way."""
+    """The deadline came; everything the call started is being killed. A fresh worker is on its way, if `restarted`.
+
+    `place` says where in a composition, here and below.
+    """
+
+    place: Mapping[str, int] = field(default_factory=dict)
+    restarted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """The worker ended under the call (`os._exit`, a signal, out of memory). A fresh one is on its way."""
+    """The worker ended under the call (`os._exit`, a signal, out of memory). A fresh one is on its way, if `restarted`."""
 
     exit_code: int | None
     signal: int | None
+    place: Mapping[str, int] = field(default_factory=dict)
+    restarted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,7 @@ class Violation:
 
     reason: str
     sent: bool = True
+    place: Mapping[str, int] = field(default_factory=dict)
 
 
 Reply = Value | Typed | InForm | Raised | NotSerializable | RefusedCall | TimedOut | WorkerDied | Violation
@@ -190,7 +199,7 @@ def read_file_head(head: bytes, size: int) -> tuple[tuple[str, int], ...]:
         raise Malformed(msg)
     files = _decode(_file_head, head).files
     names = {name for name, _ in files if _FILE_NAME.fullmatch(name)}
-    if len(names) < len(files) or len(files) > _MOST_FILES or sum(count for _, count in files) != size:
+    if len(names) < len(files) or len(files) > frames.MAX_FILES or sum(count for _, count in files) != size:
         msg = "the files of a reply are not those that it names"
         raise Malformed(msg)
     return files

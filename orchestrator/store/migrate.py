@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from orchestrator.errors import KodouError
 
-HEAD = "0001"
+HEAD = "0002"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x6B6F646F75  # "kodou"; PostgreSQL's, for servers on several machines
 

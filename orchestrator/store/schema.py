@@ -121,6 +121,7 @@ ENVIRONMENTS = sa.Table(
     _column("created_at", UtcDateTime),
     _column("last_used_at", UtcDateTime),
     _column("uses", sa.BigInteger),
+    _column("document", sa.Text),
     _column("revision", sa.Integer),
 )
 

@@ -28,7 +28,7 @@ from orchestrator.sandboxes.directories.builders import BuilderJob, BuilderRuns,
 from orchestrator.sandboxes.directories.handles import HandleFiles
 from orchestrator.sandboxes.interpreters import candidates, described
 from orchestrator.sandboxes.layout import BUILD, BUILDER_COMMAND, ENV, INDEX, LIB
-from orchestrator.sandboxes.library import sources_digest, write_bare_interpreter, write_library
+from orchestrator.sandboxes.library import runner_version, sources_digest, write_bare_interpreter, write_library
 from orchestrator.sandboxes.workspace import Workspace, left_behind
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
@@ -116,8 +116,14 @@ class DirectoryImages:
         try:
             status = await asyncio.to_thread(executable.stat)
             line = await self._commands.probe(str(executable))
-            parts = [_RECIPE, self._backend, str(executable), status.st_mtime_ns, status.st_size, sources]
-            interpreter = described(line, base=str(executable), digest=_sha256([*parts, line.decode(errors="replace")]))
+            about = [str(executable), status.st_mtime_ns, status.st_size, line.decode(errors="replace")]
+            interpreter = described(
+                line,
+                base=str(executable),
+                digest=_sha256([_RECIPE, self._backend, sources, *about]),
+                base_digest=f"sha256:{_sha256(about)}",
+                runner=runner_version(sources),
+            )
             await self._compile_library(interpreter)
         except (KodouError, OSError) as exc:
             # One that was asked for is missed; one that was come across is not.

@@ -127,7 +127,9 @@ class DockerImages:
                 printed = await self._commands.probe(made.ref)
                 if self._trial is not None:
                     await self._trial(made.ref)
-                self._offered[base] = described(printed, base=made.ref, digest=made.digest)
+                self._offered[base] = described(
+                    printed, base=made.ref, digest=made.digest, base_digest=made.base_digest, runner=made.runner
+                )
         except KodouError as exc:
             self._offered.pop(base, None)
             log.error("base_image_unusable", base=base, error=exc.detail, cause=str(exc.__cause__)[:2000])

@@ -32,6 +32,8 @@ _RECIPE = "1"
 class RunnerImage:
     ref: str
     digest: str  # sha256, hex: over the base, our sources and the added packages
+    base_digest: str  # the base's own: "sha256:" and 64 hex
+    runner: str
 
 
 def ensure(client: APIClient, base: str, packages: tuple[str, ...], *, instance: str) -> RunnerImage:
@@ -40,7 +42,9 @@ def ensure(client: APIClient, base: str, packages: tuple[str, ...], *, instance:
     config = _base(client, base)
     sources = _sources()
     digest = _digest(config["Id"], sources, packages)
-    image = RunnerImage(f"{REPOSITORY}:{digest[:TAG_DIGITS]}", digest)
+    image = RunnerImage(
+        f"{REPOSITORY}:{digest[:TAG_DIGITS]}", digest, config["Id"], library.runner_version(library.sources_digest())
+    )
     try:
         if inspect_image(client, image.ref)["Config"]["Labels"].get(DIGEST) == digest:
             return image

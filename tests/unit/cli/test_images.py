@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,36 @@ from orchestrator.store.sql import open_store
 from tests.unit.cli.engine import NOW
 
 Kodou = Callable[..., Any]
+
+
+def environment(backend: str, used: datetime, *, document: str = "") -> Environment:
+    return Environment(
+        id=f"py3.12-{backend}",
+        language="python",
+        version="3.12.4",
+        packages={},
+        lock="",
+        backend=backend,
+        image_ref=None,
+        size_bytes=0,
+        state=EnvironmentState.READY,
+        reason="",
+        since=used,
+        created_at=used,
+        last_used_at=used,
+        document=document,
+    )
+
+
+def remember(data_dir: Path, *environments: Environment) -> None:
+    async def add() -> None:
+        store = open_store(Settings(data_dir=data_dir))
+        for each in environments:
+            await store.add(each)
+        await store.close()
+
+    data_dir.mkdir()
+    asyncio.run(add())
 
 
 def test_list_shows_each_image_the_one_used_last_first(kodou: Kodou, backend: Any) -> None:
@@ -34,6 +64,17 @@ def test_show_tells_of_one_and_fails_for_none(kodou: Kodou, backend: Any) -> Non
     assert json.loads(kodou("images", "show", "py3.12-old", "--json").out)["version"] == "3.12.4"
     done = kodou("images", "show", "nope")
     assert (done.code, done.err) == (1, "kodou: no image of the environment 'nope' on this backend\n")
+
+
+def test_show_prints_the_lock_of_an_environment_whether_its_image_is_there_or_not(
+    kodou: Kodou, own_data_dir: Path
+) -> None:
+    document = '{"version":1,"packages":[]}'
+    remember(own_data_dir, environment("docker", NOW, document=document), environment("bubblewrap", NOW))
+    assert kodou("images", "show", "py3.12-docker", "--lock").out == f"{document}\n"
+    for without in ("py3.12-bubblewrap", "nope"):
+        done = kodou("images", "show", without, "--lock")
+        assert (done.code, done.err) == (1, f"kodou: no lock of an environment {without!r} is known here\n")
 
 
 @pytest.mark.parametrize(
@@ -88,29 +129,6 @@ def test_prune_asks_on_a_terminal(
 
 
 def test_without_a_backend_the_one_that_was_used_last_is_meant(kodou: Kodou, backend: Any, own_data_dir: Path) -> None:
-    async def remember() -> None:
-        kept = open_store(Settings(data_dir=own_data_dir))
-        for name, used in (("docker", NOW - timedelta(days=2)), ("bubblewrap", NOW)):
-            await kept.add(
-                Environment(
-                    id=f"py3.12-{name}",
-                    language="python",
-                    version="3.12.4",
-                    packages={},
-                    lock="",
-                    backend=name,
-                    image_ref=None,
-                    size_bytes=0,
-                    state=EnvironmentState.READY,
-                    reason="",
-                    since=used,
-                    created_at=used,
-                    last_used_at=used,
-                )
-            )
-        await kept.close()
-
-    own_data_dir.mkdir()
-    asyncio.run(remember())
+    remember(own_data_dir, environment("docker", NOW - timedelta(days=2)), environment("bubblewrap", NOW))
     kodou("images", "list")
     assert backend.selected == ["bubblewrap"]

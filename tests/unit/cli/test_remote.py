@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,19 @@ def test_setup_prints_json(kodou: Kodou, server: Server) -> None:
     made = json.loads(kodou("setup", "--json").out)
     assert (made["sessionid"], made["expires"]) == ("aaa.bbb.ccc", "2030-01-01T00:00:00+00:00")
     assert made["environment"] == READY["environment"]
+
+
+def test_setup_sends_a_lock_in_place_of_dependencies(kodou: Kodou, server: Server, tmp_path: Path) -> None:
+    server.reply = READY
+    file = tmp_path / "lock.json"
+    file.write_text('{"version": 1, "packages": []}')
+    assert kodou("setup", "--lock", file, "--ttl", "5m").code == 0
+    assert server.bodies[0]["lock"] == {"version": 1, "packages": []}
+    assert not server.bodies[0]["dependencies"]
+    file.write_text("lock-version = '1.0'")
+    refused = kodou("setup", "--lock", file)
+    assert (refused.code, len(server.bodies)) == (2, 1)
+    assert "not JSON" in refused.err
 
 
 def test_a_failed_build_shows_the_log_and_fails(kodou: Kodou, server: Server) -> None:

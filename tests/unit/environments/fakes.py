@@ -88,7 +88,8 @@ class FakeUv:
         self.at_once -= 1
         if wanted[0] in self.answers:
             return self.answers[wanted[0]]
-        packages = dict.fromkeys((name.partition(">")[0] for name in wanted), self.version)
+        pins = (text.partition(">")[0].partition("==") for text in wanted)
+        packages = {name: version or self.version for name, _, version in pins}
         put_wheels(self.settings, packages)
         return UvResult(0, lock_text(packages), "")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from orchestrator.environments.versions import match
+from orchestrator.environments.versions import exact, match
 from orchestrator.errors import EngineUnavailable, UnknownVersion
 from tests.unit.environments.fakes import interpreter
 
@@ -42,3 +42,15 @@ def test_without_a_version_the_default_counts_if_it_is_on_offer(default: str | N
 def test_with_nothing_on_offer_the_caller_may_come_again() -> None:
     with pytest.raises(EngineUnavailable):
         match("3", [], None)
+
+
+def test_a_lock_means_one_version_and_no_newer_one() -> None:
+    assert exact("3.11.9", OFFERED).version == "3.11.9"
+    assert exact("3.14.0rc1", OFFERED).version == "3.14.0rc1"
+    for wanted in ("3.11", "3.11.8", "3", "x\n", ""):
+        with pytest.raises(UnknownVersion) as caught:
+            exact(wanted, OFFERED)
+        assert caught.value.field == "lock.python"
+        assert caught.value.offered == ("3.12.4", "3.11.10", "3.11.9", "3.9.18", "3.14.0rc1")
+    with pytest.raises(EngineUnavailable):
+        exact("3.11.9", [])

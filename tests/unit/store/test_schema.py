@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -46,6 +47,20 @@ def test_migrating_twice_changes_nothing(engine: sa.Engine, tmp_path: Path) -> N
     migrate(engine, tmp_path / "lock")
     migrate(engine, tmp_path / "lock")
     assert set(sa.inspect(engine).get_table_names()) == {*METADATA.tables, "alembic_version"}
+
+
+def test_environments_from_before_locks_were_kept_stay_and_have_none(engine: sa.Engine, tmp_path: Path) -> None:
+    config = Config(stdout=io.StringIO())
+    config.set_main_option("script_location", str(Path(migrate_module.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        older = [column.name for column in TABLES[Environment].c if column.name != "document"]
+        values = ", ".join("'x'" for _ in older)
+        connection.execute(sa.text(f"insert into environments ({', '.join(older)}) values ({values})"))
+    migrate(engine, tmp_path / "lock")
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("select id, document from environments")).all() == [("x", "")]
 
 
 def test_a_store_of_a_newer_kodou_is_refused_and_left_as_it_is(engine: sa.Engine, tmp_path: Path) -> None:
