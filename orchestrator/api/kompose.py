@@ -1,0 +1,160 @@
+"""`POST /kompose`: compositions, as a bare ASGI endpoint.
+
+One that stays in one sandbox goes to its runner as the body it came in, as a call does; any other is cut into parts.
+"""
+
+from collections.abc import Coroutine, Iterable, Mapping
+from functools import partial
+from time import perf_counter
+from types import MappingProxyType
+from typing import Protocol
+
+from msgspec import UNSET
+from runner import frames
+from starlette.types import Receive, Scope, Send
+
+from orchestrator import telemetry
+from orchestrator.api import call_bodies, call_replies, call_stream, kompose_bodies, multipart, parsing
+from orchestrator.api.accepting import Wanted, accepted
+from orchestrator.api.kompose_bodies import Composed
+from orchestrator.api.kompose_credentials import ComposeCredentials
+from orchestrator.api.middleware import headers_of, request_id
+from orchestrator.api.parts import Parts
+from orchestrator.api.protobuf import replies as protobuf_replies
+from orchestrator.auth.keys import Principal
+from orchestrator.composition.calling import Asked, Calling
+from orchestrator.composition.extra import ExtraSessions
+from orchestrator.composition.parts import Plan
+from orchestrator.composition.plan import plan
+from orchestrator.composition.run import Composition
+from orchestrator.composition.tags import FILES, tagged
+from orchestrator.errors import Forbidden, InvalidRequest, KodouError
+from orchestrator.sandboxes.events import Events
+from orchestrator.sandboxes.work import File, Work
+from orchestrator.sessions.manager import CallOutcome
+
+PATH = "/kompose"
+
+_NOWHERE: Mapping[str, int] = MappingProxyType({})
+
+
+class Run(Protocol):
+    """A composition that is ready to be run, and tells to `events` what there is to tell."""
+
+    def __call__(self, *, events: Events | None) -> Coroutine[None, None, CallOutcome]: ...
+
+
+class KomposeEndpoint:
+    """One per app. Raises what `middleware.Edge` turns into problems."""
+
+    path = PATH
+
+    def __init__(self, parts: Parts, uploads: multipart.Uploads) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._sessions = parts.sessions
+        self._limits = parts.limits
+        self._credentials = ComposeCredentials(parts)
+        self._uploads = uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        try:
+            code = await self._compose(scope, receive, send, started)
+        except KodouError as exc:
+            telemetry.count_call(exc.code, perf_counter() - started)
+            raise
+        telemetry.count_call(code, perf_counter() - started)
+
+    async def _compose(self, scope: Scope, receive: Receive, send: Send, started: float) -> str:
+        principal, session = await self._credentials.shown(scope)
+        principal.require("call")
+        auth_s = perf_counter() - started
+        with self._limits.requests.place(principal.key_id):
+            wanted = accepted(headers_of(scope).get(b"accept", b""))
+            run = await self._read(scope, receive, principal, session, wanted)
+            return await self._reply(scope, send, run, wanted, auth_s)
+
+    async def _read(
+        self, scope: Scope, receive: Receive, principal: Principal, session: str | None, wanted: Wanted
+    ) -> Run:
+        """What is to be run. All that can be refused before anything runs is refused here."""
+        body, files = await self._taken(scope, receive)
+        composed = await kompose_bodies.read(body, max_depth=self._settings.max_depth)
+        timeout_s = call_bodies.timeout_seconds(composed.timeout, self._settings)
+        session_of = partial(_session, composed, session, scope)
+        cut = None
+        if composed.request is not None:
+            cut = plan(composed.request, session_of, max_parallel=self._settings.max_parallel)
+        if cut is None:
+            sessionid = session_of()
+            await self._check_entitled(sessionid, principal)
+            if composed.session is not UNSET:
+                body = call_bodies.without(composed.session, body)
+            work = Work(frames.COMPOSE, body, wanted.flags, wanted.forms, files)
+            return partial(self._sessions.call, sessionid, principal, work, timeout_s=timeout_s)
+        _check_all_named(composed.request, files)
+        for part in cut.parts:
+            await self._check_entitled(part.session, principal, part.place.members())
+        asked = Asked(principal, timeout_s, wanted.forms, wanted.flags & ~frames.STREAM, files)
+        return self._composition(cut, asked).run
+
+    def _composition(self, cut: Plan, asked: Asked) -> Composition:
+        parts = self._parts
+        extra = ExtraSessions(parts.sessions, parts.store, parts.backend.images, asked.principal)
+        return Composition(
+            cut,
+            Calling(parts.sessions, asked),
+            extra,
+            self._uploads.spool,
+            max_output_bytes=self._settings.max_output_bytes,
+        )
+
+    async def _reply(self, scope: Scope, send: Send, run: Run, wanted: Wanted, auth_s: float) -> str:
+        id = request_id(scope)
+        if wanted.stream:
+            return await call_stream.stream(send, run, wanted, request_id=id, auth_s=auth_s)
+        outcome = await run(events=None)
+        if wanted.protobuf:
+            return await protobuf_replies.respond(send, outcome, self._settings, request_id=id, auth_s=auth_s)
+        return await call_replies.respond(send, outcome, wanted, request_id=id, auth_s=auth_s)
+
+    async def _taken(self, scope: Scope, receive: Receive) -> tuple[bytes, tuple[File, ...]]:
+        """The body's JSON, and the files beside it."""
+        headers = headers_of(scope)
+        if parsing.media_type(headers) == multipart.MEDIA_TYPE:
+            return await self._uploads.take(scope, receive)
+        parsing.check_headers(headers)
+        return await parsing.read_body(receive), ()
+
+    async def _check_entitled(self, sessionid: str, principal: Principal, place: Mapping[str, int] = _NOWHERE) -> None:
+        """Raises: Forbidden: another owner's session. SessionNotFound, SessionExpired, StoreBusy."""
+        if self._sessions.cached(sessionid, principal) is not None:
+            return
+        try:
+            if self._parts.tokens.read_session(sessionid).owner != principal.owner:
+                msg = "the session is another owner's"
+                raise Forbidden(msg)
+            await self._sessions.find(sessionid, principal)
+        except KodouError as error:
+            raise error.at({name: number for name, number in place.items() if name == "pipe"}) from error
+
+
+def _session(composed: Composed, shown: str | None, scope: Scope) -> str:
+    """The session of stages that name none: that of the body, of `?jwt=`, or of `X-Session-ID`. Raises: InvalidRequest."""
+    if composed.session is not UNSET:
+        return composed.session
+    sessionid = shown or headers_of(scope).get(b"x-session-id", b"").decode("latin-1")
+    if not sessionid:
+        msg = "session is missing: name it in the body, in X-Session-ID, or with ?jwt=<session id>"
+        raise InvalidRequest(msg, field="session")
+    return sessionid
+
+
+def _check_all_named(request: object, files: Iterable[File]) -> None:
+    """Raises: InvalidRequest: a file that no part of the composition names."""
+    unnamed = {file.name for file in files} - {found[tag] for found, tag in tagged(request, FILES)}
+    if unnamed:
+        name = min(unnamed)
+        msg = f"the part {name!r} was sent, and nothing in the request names it"
+        raise InvalidRequest(msg, field=name)

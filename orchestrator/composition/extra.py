@@ -1,0 +1,69 @@
+"""Sessions for the length of one composition: sandboxes beside the caller's own, of the same kind."""
+
+import asyncio
+
+from orchestrator.auth.keys import Principal
+from orchestrator.errors import KodouError, SandboxLost
+from orchestrator.records import Environment, Session
+from orchestrator.sandboxes.backend import ImageStore
+from orchestrator.sessions.manager import SessionManager, SessionOptions
+from orchestrator.store.base import Store
+from orchestrator.telemetry import log
+
+# Idle for as long, one is reaped: only a crash of the server leaves any.
+_TTL_S = 60
+
+
+class ExtraSessions:
+    """Those of one composition. `aclose` ends them in every case."""
+
+    def __init__(self, sessions: SessionManager, store: Store, images: ImageStore, principal: Principal) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._images = images
+        self._principal = principal
+        self._open: set[str] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def open(self, like: Session, count: int) -> list[str]:
+        """The ids of `count` sessions of the same environment, resources, variables and network.
+        Raises what `SessionManager.open` does; none is left then."""
+        environment = await self._store.get(Environment, like.environment_id)
+        image = await self._images.find(like.environment_id)
+        if environment is None or image is None:
+            msg = "the environment of the session was removed: no further sandboxes can be made of it"
+            raise SandboxLost(msg)
+        options = SessionOptions(like.resources, like.network, dict(like.env), min(like.ttl_s, _TTL_S))
+
+        async def one() -> str:
+            opened = await self._sessions.open(self._principal, environment, image, options)
+            self._open.add(opened.sessionid)
+            return opened.sessionid
+
+        tasks = [asyncio.create_task(one()) for _ in range(count)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    def close(self, sessionid: str) -> None:
+        """Begin to end one of them; another's id, or again: nothing."""
+        if sessionid in self._open:
+            self._open.remove(sessionid)
+            self._closing.add(asyncio.create_task(self._close(sessionid)))
+
+    async def aclose(self) -> None:
+        """Returns when nothing of them is left, or the reaper has what is."""
+        for sessionid in tuple(self._open):
+            self.close(sessionid)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _close(self, sessionid: str) -> None:
+        try:
+            await self._sessions.close(sessionid, self._principal)
+        except KodouError as error:  # it takes no more calls, and the reaper goes on
+            log.warning("a session of a composition was not closed at once", error=error.detail)

@@ -1,0 +1,34 @@
+"""Objects that stand for something else in arguments and values (`runner/tags.py`), found without looking at the rest."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+# Tag, and the members that an object with it has.
+_MEMBERS: Mapping[str, frozenset[str]] = {
+    "$ref": frozenset({"$ref"}),
+    "$file": frozenset({"$file"}),
+    "$array": frozenset({"$array", "dtype", "shape"}),
+    "$image": frozenset({"$image", "type"}),
+}
+# Those whose text is the name of a file that goes beside the JSON.
+FILES = ("$file", "$array", "$image")
+REFERENCE = "$ref"
+
+
+def tagged(value: Any, tags: Collection[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects within `value` that hold a text under one of `tags`, each with that tag. Not those that
+    `{"$object": …}` says to be plain data."""
+    left = [value]
+    while left:
+        found = left.pop()
+        if type(found) is list:
+            left += found
+        elif type(found) is dict:
+            left += _plain(found).values()
+            yield from ((found, tag) for tag in tags if _MEMBERS[tag] == found.keys() and type(found[tag]) is str)
+
+
+def _plain(members: dict[str, Any]) -> dict[str, Any]:
+    """Whose values are to be looked at: of an escaped object, its members, which are no tags."""
+    escaped = members.get("$object") if len(members) == 1 else None
+    return escaped if type(escaped) is dict else members
