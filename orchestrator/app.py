@@ -12,7 +12,19 @@ from starlette.responses import Response
 from starlette.routing import Route, compile_path
 from starlette.types import Receive, Scope, Send
 
-from orchestrator.api import bodies, calls, docs, environments, health, openapi, replies, sessions
+from orchestrator.api import (
+    bodies,
+    calls,
+    describe,
+    docs,
+    environments,
+    health,
+    kompose,
+    openapi,
+    references,
+    replies,
+    sessions,
+)
 from orchestrator.api.middleware import Edge, HeldBytes
 from orchestrator.api.operations import Operations
 from orchestrator.api.parts import Parts
@@ -27,18 +39,33 @@ _DESCRIPTION = "Runs functions of any Python library in sandboxes, by name."
 
 
 class _App(FastAPI):
-    """Hands calls to their endpoint before the framework's own layers, which would cost a call as much again."""
+    """Hands calls and compositions to their endpoints before the framework's own layers, which would cost a call as much
+    again."""
 
-    def __init__(self, calling: calls.CallEndpoint, settings: Settings, held: HeldBytes, **options: Any) -> None:
+    def __init__(
+        self,
+        calling: calls.CallEndpoint,
+        composing: kompose.KomposeEndpoint,
+        settings: Settings,
+        held: HeldBytes,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self._calling = calling
-        self._edge = Edge(calling, settings, held)
+        self._composing = composing
+        self._call_edge = Edge(calling, settings, held)
+        self._kompose_edge = Edge(composing, settings, held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and (found := _CALL_PATH.fullmatch(scope["path"])):
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await super().__call__(scope, receive, send)
+        elif found := _CALL_PATH.fullmatch(scope["path"]):
             scope["path_params"] = found.groupdict()
             scope["endpoint"] = self._calling
-            await self._edge(scope, receive, send)
+            await self._call_edge(scope, receive, send)
+        elif scope["path"] == kompose.PATH:
+            scope["endpoint"] = self._composing
+            await self._kompose_edge(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -64,9 +91,11 @@ def create_app(parts: Parts) -> FastAPI:
             await parts.store.close()
 
     calling = calls.CallEndpoint(parts)
+    composing = kompose.KomposeEndpoint(parts, calling.uploads)
     held = HeldBytes(parts.settings.max_held_bytes)
     app = _App(
         calling,
+        composing,
         parts.settings,
         held,
         title="kodou",
@@ -82,9 +111,12 @@ def create_app(parts: Parts) -> FastAPI:
         exception_handlers={HTTPException: _http_problem, RequestValidationError: _validation_problem},
     )
     app.openapi = lambda: openapi.describe(app, parts.settings)  # type: ignore[method-assign]
-    app.router.routes.append(Route(calls.PATH, calling, methods=["POST"]))  # for the 405 of other methods
+    for path, endpoint in ((calls.PATH, calling), (kompose.PATH, composing)):
+        app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # for the 405 of other methods
+    app.include_router(describe.router(parts))
     app.include_router(environments.router(parts, operations))
     app.include_router(sessions.router(parts))
+    app.include_router(references.router(parts))
     app.include_router(health.router(parts))
     app.include_router(docs.router(app))
     app.add_middleware(Edge, settings=parts.settings, held=held)

@@ -6,7 +6,9 @@ KodouError
 │  │  ├─ UnknownVersion    no interpreter on offer matches
 │  │  ├─ NameNotFound      nothing importable, and no builtin, by that name
 │  │  ├─ AttributeNotFound what came before lacks it
-│  │  └─ NotCallable       arguments for something that takes none
+│  │  ├─ NotCallable       arguments for something that takes none
+│  │  ├─ ReferenceNotFound nothing is kept by that name
+│  │  └─ TooManyReferences the session keeps as many objects as it may
 │  ├─ Unauthorized         no key, or one that is unknown, expired or revoked
 │  ├─ Forbidden            the key lacks a scope
 │  ├─ NotFound             no such thing, or not the caller's
@@ -21,6 +23,7 @@ KodouError
 │  ├─ IndexUnavailable     the package index does not answer
 │  ├─ SandboxLost          the sandbox ended under the call
 │  ├─ StoreBusy            the store is locked or full
+│  ├─ SpoolFull            no room for the files of an upload
 │  └─ ShuttingDown
 └─ Defect                  ours; the reply holds a request id, nothing else
    └─ InvalidTransition    an event that the state does not know
@@ -28,21 +31,30 @@ KodouError
 What the user's function raised is a reply (`sandboxes.channel.Reply`), not an error of ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 
 class KodouError(Exception):
-    """Root. `code` is stable and names the condition, never the backend. `detail` is fit for the caller to read."""
+    """Root. `code` is stable and names the condition, never the backend. `detail` is fit for the caller to read. `place` says
+    where in a composition: `pipe`, `stage`, `item`, those that apply."""
 
     code = "internal"
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.place: Mapping[str, int] = {}
 
     def members(self) -> dict[str, object]:
         """Further members of the problem document, JSON-ready."""
         return {}
+
+    def at(self, place: Mapping[str, int]) -> Self:
+        """The same error, there. A copy: one failure may reach several requests."""
+        other = type(self).__new__(type(self), *self.args)
+        other.__dict__.update(self.__dict__, place={**place, **self.place})
+        return other
 
 
 class Refused(KodouError):
@@ -52,9 +64,10 @@ class Refused(KodouError):
 class InvalidRequest(Refused):
     code = "invalid_request"
 
-    def __init__(self, detail: str, *, field: str | None = None) -> None:
+    def __init__(self, detail: str, *, field: str | None = None, place: Mapping[str, int] | None = None) -> None:
         super().__init__(detail)
         self.field = field
+        self.place = dict(place or {})
 
     def members(self) -> dict[str, object]:
         return {} if self.field is None else {"field": self.field}
@@ -63,8 +76,8 @@ class InvalidRequest(Refused):
 class UnknownVersion(InvalidRequest):
     code = "unknown_version"
 
-    def __init__(self, detail: str, *, offered: Sequence[str]) -> None:
-        super().__init__(detail, field="version")
+    def __init__(self, detail: str, *, offered: Sequence[str], field: str = "version") -> None:
+        super().__init__(detail, field=field)
         self.offered = tuple(offered)
 
     def members(self) -> dict[str, object]:
@@ -81,6 +94,14 @@ class AttributeNotFound(InvalidRequest):
 
 class NotCallable(InvalidRequest):
     code = "not_callable"
+
+
+class ReferenceNotFound(InvalidRequest):
+    code = "reference_not_found"
+
+
+class TooManyReferences(InvalidRequest):
+    code = "too_many_references"
 
 
 class Unauthorized(Refused):
@@ -161,6 +182,10 @@ class SandboxLost(Unavailable):
 
 class StoreBusy(Unavailable):
     code = "store_busy"
+
+
+class SpoolFull(Unavailable):
+    code = "spool_full"
 
 
 class ShuttingDown(Unavailable):

@@ -193,10 +193,35 @@ class Settings(BaseSettings):
     call_timeout_ms: int = Field(20_000, ge=1, description="Timeout of a call that names none.")
     max_call_timeout_ms: int = Field(600_000, ge=1, description="Largest timeout that a call may ask for.")
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest request body.")
+    max_upload_bytes: int = Field(
+        1024**3, ge=1024, le=2**32 - 2**24, description="Largest request body that comes with files."
+    )
+    max_upload_parts: int = Field(
+        256, ge=1, description="Parts of a request that comes with files, files for the most."
+    )
+    max_spooled_bytes: int = Field(
+        8 * 1024**3, ge=1024, description="Files of all requests under way that lie on disk, all together; more: 503."
+    )
+    max_protobuf_fields: int = Field(
+        2_000_000, ge=1000, description="Fields of a request, and values of a reply, in Protocol Buffers."
+    )
     max_depth: int = Field(100, ge=4, le=900, description="Deepest nesting of JSON in a request.")
-    max_reply_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest reply of a call.")
+    max_reply_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="Largest reply of a call, as JSON.")
+    max_content_bytes: int = Field(
+        1024**3,
+        ge=1024,
+        le=2**32 - 2**24,
+        description="Largest value in another form than JSON, or files of one in parts.",
+    )
+    max_references: int = Field(1000, ge=0, description="Values that one session may keep.")
+    max_reference_mb: int = Field(
+        256, ge=0, description="Memory that the values which a session keeps may take, by estimate."
+    )
     max_output_bytes: int = Field(65_536, ge=0, description="How much of each of stdout and stderr a reply carries.")
     max_items: int = Field(1_000_000, ge=1, description="Items that a generator or iterator is drained of at most.")
+    max_parallel: int = Field(
+        8, ge=1, description="Sandboxes that one list operation may be spread over; each is a session of its owner's."
+    )
     max_waiting_calls: int = Field(
         32, ge=1, description="Calls that may wait for their turn in one session; more: 429."
     )
@@ -243,7 +268,11 @@ class Settings(BaseSettings):
     keep_sessions: bool = Field(True, description="Leave sandboxes running when the server stops, for the next start.")
     max_connections: int = Field(1000, ge=1, description="Connections that clients may hold open; more get 503.")
     header_timeout_s: float = Field(15, gt=0, description="How long a client may take to send a request's head.")
-    body_timeout_s: float = Field(30, gt=0, description="How long a client may take to send a request's body.")
+    body_timeout_s: float = Field(
+        30,
+        gt=0,
+        description="How long a client may take to send a request's body; if it has files: each 256 KiB of it.",
+    )
     reply_timeout_s: float = Field(60, gt=0, description="How long a client may leave a reply unread before it is cut.")
     keep_alive_s: float = Field(75, gt=0, description="How long an idle connection is kept open for the next request.")
     log_format: Literal["json", "console", "auto"] = Field(
@@ -290,6 +319,7 @@ class Settings(BaseSettings):
             ("session_ttl_s", "session_max_ttl_s"),
             ("call_timeout_ms", "max_call_timeout_ms"),
             ("max_body_bytes", "max_held_bytes"),
+            ("max_upload_bytes", "max_spooled_bytes"),
         ):
             if getattr(self, least) > getattr(self, most):
                 msg = f"{least} is over {most}"
@@ -303,6 +333,11 @@ class Settings(BaseSettings):
     def run_dir(self) -> Path:
         """One directory a sandbox, holding the socket its runner connects to. 0711."""
         return self.data_dir / "run"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Files of uploads, without names. 0700."""
+        return self.data_dir / "spool"
 
     @property
     def environments_dir(self) -> Path:

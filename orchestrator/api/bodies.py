@@ -46,5 +46,6 @@ def described(model: type[BaseModel], *, required: bool = True) -> dict[str, obj
 
 
 def _path(location: Sequence[object]) -> str:
-    steps = [str(step)[:100] for step in location]
-    return ".".join(steps) or "body"
+    """As everywhere: `lock.packages[0].name`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{str(step)[:100]}" for step in location)
+    return "".join(steps).removeprefix(".") or "body"

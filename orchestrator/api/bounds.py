@@ -30,6 +30,7 @@ def add(schemas: Mapping[str, Schema], settings: Settings) -> None:
     )
     setup["dependencies"]["maxItems"] = settings.max_dependencies
     setup["dependencies"]["items"]["maxLength"] = settings.max_dependency_bytes
+    schemas["ListOperation"]["properties"]["parallel"]["maximum"] = settings.max_parallel
 
 
 def _given(schema: Schema) -> Schema:

@@ -25,6 +25,10 @@ SWEEP_S = 1.0
 _BUSY_AFTER_S = 1.0
 # What a slow reader must take off its reply in each `reply_timeout_s`, if it does not come to the end.
 LEAST_READ_BYTES = 256 * 1024
+# What a slow sender must bring of an upload in each `body_timeout_s`, if it does not come to the end. Other bodies are held
+# in memory while they arrive, and have to be there in that time.
+LEAST_SENT_BYTES = 256 * 1024
+_UPLOAD = b"multipart/form-data"
 _LINE_BYTES = 4  # `: ` and the line's end
 
 
@@ -40,8 +44,9 @@ class Connection(HttpToolsProtocol):
     # Whom to let go when there are too many: looked for some at a time, since a crowd comes fast.
     spare: ClassVar[deque["Connection"]] = deque()
 
-    # In loop time: by when the head, then the body, of the request that is arriving must be there.
+    # In loop time: by when the head, then the body (of an upload: enough of it) of the request that arrives must be there.
     due_by: float | None = None
+    body_bytes = 0  # since the last such moment
     # Bytes since the last step forward: a whole head, a piece of body, a whole request.
     pending_bytes = 0
     in_head = False
@@ -100,10 +105,12 @@ class Connection(HttpToolsProtocol):
         if self.upgrading:
             return  # `_feed` begins again without
         self.due_by = self.loop.time() + self.body_timeout_s
+        self.body_bytes = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self.pending_bytes = 0
+        self.body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -118,6 +125,8 @@ class Connection(HttpToolsProtocol):
         if self.due_by is not None and now > self.due_by:
             if self.fault is not None:
                 self.transport.abort()  # it does not even take the refusal
+            elif self._arrives():
+                self.due_by, self.body_bytes = now + self.body_timeout_s, 0
             else:
                 self._refuse(RequestTimeout("the request did not arrive in time"))
             return
@@ -136,6 +145,13 @@ class Connection(HttpToolsProtocol):
             return math.inf
         # A request that does not come goes before a connection that is only kept for the next one.
         return self.due_by if self.due_by is not None else self.loop.time() + self.header_timeout_s
+
+    def _arrives(self) -> bool:
+        """The upload that is due keeps coming, or it is we who do not take it. One that was refused has no more time."""
+        enough = self.body_bytes >= LEAST_SENT_BYTES or self.flow.read_paused
+        if self.in_head or not self._busy() or not enough:
+            return False
+        return any(name == b"content-type" and value.lower().startswith(_UPLOAD) for name, value in self.headers)
 
     def _busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

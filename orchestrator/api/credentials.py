@@ -46,10 +46,10 @@ async def principal_of(scope: Scope, keys: Keys, failures: Gate) -> Principal:
         if shown.basic is not None:
             _check_origin(headers)
             # Unlike a forged token, a wrong secret is found wrong only by asking the store: not too often for one address.
-            failures.check(_address(scope))
+            failures.check(address_of(scope))
         return await keys.authenticate(shown)
     except Unauthorized:
-        failures.count(_address(scope))
+        failures.count(address_of(scope))
         raise
 
 
@@ -87,7 +87,7 @@ def _check_origin(headers: Mapping[bytes, bytes]) -> None:
         raise Forbidden(msg)
 
 
-def _address(scope: Scope) -> str:
+def address_of(scope: Scope) -> str:
     """The peer's: behind a proxy that is the proxy's, for headers that say otherwise can be anyone's."""
     client = scope.get("client")
     return client[0] if client else ""

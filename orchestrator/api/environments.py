@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from time import perf_counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response, StreamingResponse
 
-from orchestrator.api import bodies, progress, replies
+from orchestrator.api import bodies, progress, receipts, replies
 from orchestrator.api.credentials import scoped
 from orchestrator.api.middleware import request_id
 from orchestrator.api.openapi import POLL_LINKS, SETUP_LINKS, problems_described
@@ -20,13 +21,17 @@ from orchestrator.auth.keys import Principal
 from orchestrator.environments.versions import match
 
 POLL_AFTER_S = 1
-_VERBS = frozenset({"setup", "call"})  # /environment/{language}/…
+_VERBS = frozenset({"setup", "call", "describe"})  # /environment/{language}/…
 _VERBS_ALLOW = "POST"
 
 
 def router(parts: Parts, operations: Operations) -> APIRouter:
     routes = APIRouter(tags=["environments"])
     setting_up = Annotated[Principal, Depends(scoped(parts.keys, parts.limits, "setup"))]
+
+    async def auth_seconds(arrived: Annotated[float, Depends(_now)], principal: setting_up) -> float:
+        """What it took to know the caller: FastAPI goes through dependencies in their order."""
+        return perf_counter() - arrived
 
     async def place(principal: setting_up) -> AsyncIterator[ExitStack]:
         """Among the setups under way: held until the reply or the stream has ended, unless somebody takes it over."""
@@ -44,6 +49,7 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
             200: {
                 "model": SetupReply,
                 "description": _SETUP_REPLY,
+                "headers": receipts.DESCRIBED,
                 "content": {progress.MEDIA_TYPE: {}},
                 "links": SETUP_LINKS,
             },
@@ -52,18 +58,22 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
                 "description": "With `Prefer: respond-async`: poll `Location`.",
                 "links": POLL_LINKS,
             },
-            **problems_described(404),
+            **problems_described(404, 410),
         },
         openapi_extra={**bodies.described(SetupBody), "parameters": [_PREFER]},
     )
     async def setup(
-        language: str, request: Request, principal: setting_up, held: Annotated[ExitStack, Depends(place)]
+        language: str,
+        request: Request,
+        auth_s: Annotated[float, Depends(auth_seconds)],
+        principal: setting_up,
+        held: Annotated[ExitStack, Depends(place)],
     ) -> Response:
         """Builds the image the first time; the same set is never built twice. A client that leaves does not stop it."""
         body = await bodies.read(request, SetupBody, parts.settings)
         streamed = progress.MEDIA_TYPE in request.headers.get("accept", "")
         polled = not streamed and _prefers_async(request)
-        begun = await Setup.begin(parts, principal, language, body)
+        begun = await Setup.begin(parts, principal, language, body, auth_s=auth_s)
         if streamed:
             return StreamingResponse(
                 progress.stream(begun, request_id(request.scope)),
@@ -74,23 +84,30 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
             location = f"{request.url.path}/{operations.start(begun, held.pop_all()).id}"
             return _building(location, "resolve", {"Preference-Applied": "respond-async"})
         members = await begun.finish(request.is_disconnected)
-        return replies.reply(members or {})
+        return replies.reply(members or {}, headers=begun.receipt())
 
     @routes.get(
         "/environment/{language}/setup/{operation}",
         summary="The outcome of a setup that was asked for with `Prefer: respond-async`",
         response_class=Response,
         responses={
-            200: {"model": SetupReply, "description": "The setup's reply.", "links": SETUP_LINKS},
+            200: {
+                "model": SetupReply,
+                "description": "The setup's reply.",
+                "headers": receipts.DESCRIBED,
+                "links": SETUP_LINKS,
+            },
             202: {"model": OperationReply, "description": "Still building.", "links": POLL_LINKS},
-            **problems_described(404),
+            **problems_described(404, 410),
         },
     )
     async def poll(language: str, operation: str, request: Request, principal: setting_up) -> Response:
         await parts.environments.offered(language)
         found = operations.get(operation, principal.owner)
         members = found.outcome()
-        return _building(request.url.path, found.phase) if members is None else replies.reply(members)
+        if members is None:
+            return _building(request.url.path, found.phase)
+        return replies.reply(members, headers=found.receipt())
 
     @routes.get(
         "/environment/{language}",
@@ -138,6 +155,10 @@ _SETUP_REPLY = (
     "The session id and the environment. With `Accept: text/event-stream` a stream: `progress` events "
     "(phase, package, bytes, total, line), then one `ready` event with this body or one `error` event with the problem."
 )
+
+
+async def _now() -> float:
+    return perf_counter()
 
 
 async def _refuse_verbs(id: str) -> None:

@@ -30,7 +30,7 @@ _SECURITY_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 _HELD_RETRY_S = 1.0
 _UNMATCHED = "unmatched"
 # A line for each good call would cost more than the call: these are told at `debug` when all is well.
-_QUIET = frozenset({"/environment/{language}/call", "/healthz", "/readyz", "/metrics"})
+_QUIET = frozenset({"/environment/{language}/call", "/kompose", "/healthz", "/readyz", "/metrics"})
 
 
 def request_id(scope: Scope) -> str:
@@ -42,6 +42,12 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     """The request's headers by name; of several of one name, the last. Made once, by `Edge`."""
     headers: dict[bytes, bytes] = scope["state"]["headers"]
     return headers
+
+
+def body_of(scope: Scope) -> "Body":
+    """The request's body, for who takes it in otherwise than whole. Made by `Edge`."""
+    body: Body = scope["state"]["body"]
+    return body
 
 
 class Edge:
@@ -67,10 +73,10 @@ class Edge:
         started = perf_counter()
         headers = dict(scope["headers"])
         id = self._request_id(headers)
-        scope.setdefault("state", {}).update(request_id=id, headers=headers)
+        body = Body(receive, headers, self._max_body_bytes, self._held)
+        scope.setdefault("state", {}).update(request_id=id, headers=headers, body=body)
         telemetry.REQUEST_ID.set(id)
         reply = _Reply(send, id)
-        body = _Body(receive, headers, self._max_body_bytes, self._held)
         status = CLIENT_CLOSED_REQUEST
         try:
             self._check_head(scope, headers)
@@ -167,33 +173,43 @@ class HeldBytes:
         self.most = most
 
 
-class _Body:
+class Body:
     """The request's body on its way in: counted as it arrives, whatever its headers say."""
 
-    __slots__ = ("_all", "_limit", "_receive", "_too_long", "held")
+    __slots__ = ("_all", "_arrived", "_length", "_limit", "_receive", "held")
 
     def __init__(self, receive: Receive, headers: Mapping[bytes, bytes], limit: int, all: HeldBytes) -> None:
         self._receive = receive
         self._limit = limit
         self._all = all
+        self._arrived = 0
         self.held = 0  # of `all`, until the request ends
         length = headers.get(b"content-length", b"")
-        self._too_long = length.isdigit() and int(length) > limit
+        self._length = int(length) if length.isdigit() else 0
 
     async def receive(self) -> Message:
         """Raises: PayloadTooLarge. Unavailable: all requests together hold as much as the server takes."""
-        if self._too_long:
+        if self._length > self._limit:
             raise self._over()
         message = await self._receive()
         if size := len(message.get("body", b"")):
-            self.held += size
-            self._all.bytes += size
-            if self.held > self._limit:
+            self._arrived += size
+            if self._arrived > self._limit:
                 raise self._over()
-            if self._all.bytes > self._all.most:
-                msg = "the server has as many request bodies in hand as it takes: try again later"
-                raise Unavailable(msg, after_s=_HELD_RETRY_S)
+            self.hold(self.held + size)
         return message
+
+    def bound(self, limit: int) -> None:
+        """Let up to `limit` bytes come, in place of `max_body_bytes`. Whoever asks for it says by `hold` what is kept."""
+        self._limit = limit
+
+    def hold(self, size: int) -> None:
+        """So many bytes of it are in memory now. Raises: Unavailable."""
+        self._all.bytes += size - self.held
+        self.held = size
+        if self._all.bytes > self._all.most:
+            msg = "the server has as many request bodies in hand as it takes: try again later"
+            raise Unavailable(msg, after_s=_HELD_RETRY_S)
 
     def _over(self) -> PayloadTooLarge:
         msg = f"the body is over the limit of {self._limit} bytes"

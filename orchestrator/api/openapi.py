@@ -9,12 +9,21 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from orchestrator.api import bodies, bounds, calls, schemas
+from orchestrator.api import accepting, bounds, calls, kompose, kompose_schemas, schemas
+from orchestrator.api.describe_schemas import DescribeBody
 from orchestrator.api.problems import KINDS, MEDIA_TYPE
 from orchestrator.environments.python import PythonBuilder
 from orchestrator.settings import Settings
 
-_BODIES = (schemas.SetupBody, schemas.CloseBody, schemas.CallRequest, schemas.CallReply, schemas.Problem)
+_BODIES = (
+    schemas.SetupBody,
+    schemas.CloseBody,
+    schemas.CallRequest,
+    schemas.CallReply,
+    schemas.Problem,
+    DescribeBody,
+    kompose_schemas.KomposeRequest,
+)
 _NEVER_SENT = {"HTTPValidationError", "ValidationError"}  # FastAPI's own; ours is `Problem`
 _METHODS = frozenset({"get", "post", "put", "patch", "delete"})
 # Of every operation: a head that is no HTTP, for another host or too large; a server that is busy, or wrong.
@@ -50,6 +59,43 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "`true` where the session got a fresh interpreter.",
         "schema": {"type": "string", "enum": ["true"]},
     },
+    "Kodou-Cold": {
+        "description": "What had to be made first: nothing, a sandbox for the session, or the environment.",
+        "schema": {"type": "string", "enum": ["none", "session", "environment"]},
+    },
+    "Server-Timing": {
+        "description": "Milliseconds of each phase: auth, queue, build, start, run; those that apply.",
+        "schema": {"type": "string"},
+    },
+}
+_CALL_HEADERS = ("Kodou-Restarted", "Kodou-Cold", "Server-Timing")
+_TOLD = (accepting.JSON, accepting.MULTIPART)
+_CALL = {"schema": {"$ref": "#/components/schemas/CallRequest"}}
+_CALL_WITH_FILES: dict[str, Any] = {
+    "schema": {
+        "type": "object",
+        "description": (
+            'The call\'s JSON, and files that it names: `{"$file": "<part>"}` stands for the bytes of that part, '
+            '`{"$array": "<part>", "dtype", "shape"}` for an array.'
+        ),
+        "properties": {"call": {"$ref": "#/components/schemas/CallRequest"}},
+        "required": ["call"],
+        "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "propertyNames": {"minLength": 1, "maxLength": 200},
+    },
+    "encoding": {"call": {"contentType": accepting.JSON}},
+}
+_CALL_BODIES: dict[str, Any] = {
+    accepting.JSON: _CALL,
+    accepting.MULTIPART: _CALL_WITH_FILES,
+    accepting.PROTOBUF: {"schema": {"type": "string", "format": "binary", "description": "A `kodou.v1.CallRequest`."}},
+}
+_TYPED_REPLY: dict[str, Any] = {
+    "type": "object",
+    "description": "The reply as JSON, and the files that its value names.",
+    "properties": {"reply": {"$ref": "#/components/schemas/CallReply"}},
+    "required": ["reply"],
+    "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
 }
 _HEADERS_OF = {"202": ("Location", "Retry-After"), "401": ("WWW-Authenticate",), "429": ("Retry-After",)}
 _SESSION_HEADER = {"X-Session-ID": "$response.body#/sessionid"}
@@ -112,6 +158,9 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     components["headers"] = _HEADERS
     document["security"] = [{name: []} for name in _SECURITY]
     document["paths"][calls.PATH] = {"post": _call()}
+    refusals = problems_described(404, 406, 410)
+    composed = kompose_schemas.operation(call_replies_described(), refusals, _CALL_HEADERS)
+    document["paths"][kompose.PATH] = {"post": composed}
     for path in document["paths"].values():
         for method, operation in path.items():
             if method in _METHODS:
@@ -126,7 +175,8 @@ def _call() -> dict[str, Any]:
         "summary": "Call a function by name",
         "description": (
             "What the function raised is a reply with `error: true`, status 200. With `Accept: application/json; "
-            'profile=nonfinite`, NaN and infinities come back as the strings "NaN", "Infinity" and "-Infinity", not as null.'
+            'profile=nonfinite`, NaN and infinities come back as the strings "NaN", "Infinity" and "-Infinity", not as null. '
+            "Another `Accept` asks for the bare value in that form, where it has it. A call that failed is told in JSON."
         ),
         "operationId": "call",
         "parameters": [
@@ -139,14 +189,32 @@ def _call() -> dict[str, Any]:
                 "schema": {"type": "string"},
             },
         ],
-        **bodies.described(schemas.CallRequest),
+        "requestBody": {"required": True, "content": _CALL_BODIES},
         "responses": {
             "200": {
                 "description": "What the call came to.",
-                "headers": {"Kodou-Restarted": {"$ref": "#/components/headers/Kodou-Restarted"}},
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CallReply"}}},
+                "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _CALL_HEADERS},
+                "content": call_replies_described(),
             },
             **{str(status): described for status, described in problems_described(404, 406, 410).items()},
+        },
+    }
+
+
+def call_replies_described() -> dict[str, Any]:
+    """`content` of the 200 of whatever makes calls."""
+    return {
+        accepting.JSON: {"schema": {"$ref": "#/components/schemas/CallReply"}},
+        accepting.MULTIPART: {"schema": _TYPED_REPLY},
+        **{media_type: {"schema": {}} for media_type in accepting.MEDIA_TYPES.values() if media_type not in _TOLD},
+        accepting.PROTOBUF: {
+            "schema": {"type": "string", "format": "binary", "description": "A `kodou.v1.CallReply`."}
+        },
+        accepting.EVENT_STREAM: {
+            "schema": {
+                "type": "string",
+                "description": "Events `output` and `item`, then one `result`, its data as for JSON, or one `error`.",
+            }
         },
     }
 

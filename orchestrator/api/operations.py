@@ -32,6 +32,10 @@ class Operation:
         """The setup's body; None while it runs. Raises the setup's `KodouError`."""
         return self._task.result() if self._task.done() else None
 
+    def receipt(self) -> dict[str, str]:
+        """Further headers of the reply that tells a good outcome."""
+        return self._setup.receipt()
+
     async def aclose(self) -> None:
         for task in (self._task, self._following):
             task.cancel()

@@ -5,6 +5,7 @@ import re
 from orchestrator.api.problems import InvalidMembers
 from orchestrator.api.schemas import ResourcesBody, SetupBody
 from orchestrator.auth.keys import Principal
+from orchestrator.environments.lock_document import LockDocument
 from orchestrator.errors import Forbidden
 from orchestrator.records import Resources
 from orchestrator.sessions.manager import SessionOptions
@@ -43,6 +44,18 @@ def session_options(body: SetupBody, settings: Settings, principal: Principal) -
         env=env,
         ttl_s=ttl_s,
     )
+
+
+def lock_document(body: SetupBody) -> LockDocument | None:
+    """The lock that a setup asks for, if it does. A member with its default asks for nothing.
+
+    Raises: InvalidRequest: it is not whole or was changed. InvalidMembers: something else is asked for beside it.
+    """
+    if body.lock is None:
+        return None
+    if body.version is not None or body.dependencies or body.refresh:
+        raise InvalidMembers([("lock", "takes the place of version, dependencies and refresh: leave those out")])
+    return LockDocument.read(body.lock.model_dump())
 
 
 def _over(resources: ResourcesBody, settings: Settings) -> list[Fault]:

@@ -8,7 +8,7 @@ pass and answers 500 to others.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from itertools import accumulate
 from urllib.parse import parse_qsl
 
@@ -40,7 +40,7 @@ SINGLE_HEADERS = frozenset(
 _MOST_PARAMETERS = 20
 
 _BOM = b"\xef\xbb\xbf"
-_NOT_JSON = frozenset({b"multipart/form-data"})
+_NOT_JSON = frozenset({b"multipart/form-data", b"application/x-protobuf"})
 _KEPT_FOR_DEPTH = b'[]{}"'
 _DROPPED_FOR_DEPTH = bytes(set(range(256)) - set(_KEPT_FOR_DEPTH))
 _STRING = re.compile(rb'"[^"]*"')
@@ -54,19 +54,30 @@ async def read_body(receive: Receive, *, limit_bytes: int | None = None) -> byte
     Args:    limit_bytes: a bound below the edge's.
     Raises:  ClientDisconnect. PayloadTooLarge, before the rest is read.
     """
-    chunks: list[bytes] = []
+    pieces: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
         if limit_bytes is not None and size > limit_bytes:
             msg = f"the body is over the limit of {limit_bytes} bytes"
             raise PayloadTooLarge(msg, limit_bytes=limit_bytes)
         if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """The body in the pieces it comes in. Raises: ClientDisconnect."""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
 
 
 def check_repeated(headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -87,13 +98,18 @@ def check_transfer(coding: bytes, http_version: str) -> None:
 
 def check_query(scope: Scope) -> None:
     """Raises: InvalidRequest: a query parameter that the route does not know, or one that is there twice."""
-    query = scope["query_string"]
-    if not query:
+    if not scope["query_string"]:
         return
     dependant = getattr(scope.get("route"), "dependant", None)
-    known = set() if dependant is None else {parameter.alias for parameter in dependant.query_params}
+    query_of(scope, set() if dependant is None else {parameter.alias for parameter in dependant.query_params})
+
+
+def query_of(scope: Scope, known: Collection[str]) -> dict[str, str]:
+    """The query's parameters. Raises: InvalidRequest: one that is not `known`, or one that is there twice."""
     try:
-        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+        pairs = parse_qsl(
+            scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_PARAMETERS
+        )
     except ValueError as exc:
         msg = f"more than {_MOST_PARAMETERS} query parameters"
         raise InvalidRequest(msg, field="query") from exc
@@ -105,20 +121,26 @@ def check_query(scope: Scope) -> None:
     ]
     if faults:
         raise InvalidMembers(faults)
+    return dict(pairs)
+
+
+def media_type(headers: Mapping[bytes, bytes]) -> bytes:
+    """That of the body, without parameters; empty if none is told. Raises: UnsupportedMediaType: a compressed body."""
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding != b"identity":
+        msg = "a body with a Content-Encoding is not accepted: send it as it is"
+        raise UnsupportedMediaType(msg)
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def check_headers(headers: Mapping[bytes, bytes]) -> None:
     """Refuse bodies that are plainly something else. Any other content type is taken for JSON, that of a plain `curl -d` too.
 
-    Raises: UnsupportedMediaType: a multipart form, or a compressed body.
+    Raises: UnsupportedMediaType: a multipart form, Protocol Buffers, or a compressed body.
     """
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding != b"identity":
-        msg = "a body with a Content-Encoding is not accepted: send it as it is"
-        raise UnsupportedMediaType(msg)
-    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if media_type in _NOT_JSON:
-        msg = f"send the body as JSON with Content-Type: application/json, not {media_type.decode('ascii')}"
+    told = media_type(headers)
+    if told in _NOT_JSON:
+        msg = f"send the body as JSON with Content-Type: application/json, not {told.decode('ascii')}"
         raise UnsupportedMediaType(msg)
 
 

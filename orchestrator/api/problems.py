@@ -125,6 +125,8 @@ KINDS: Mapping[type[KodouError], Kind] = {
     errors.NameNotFound: Kind(422, "Name not found"),
     errors.AttributeNotFound: Kind(422, "Attribute not found"),
     errors.NotCallable: Kind(422, "Not callable"),
+    errors.ReferenceNotFound: Kind(422, "Reference not found"),
+    errors.TooManyReferences: Kind(422, "Too many references"),
     errors.Unauthorized: Kind(401, "Unauthorized"),
     errors.Forbidden: Kind(403, "Forbidden"),
     errors.NotFound: Kind(404, "Not found"),
@@ -146,6 +148,7 @@ KINDS: Mapping[type[KodouError], Kind] = {
     errors.SandboxLost: Kind(503, "Sandbox lost"),
     SandboxReplaced: Kind(503, "Sandbox lost"),
     errors.StoreBusy: Kind(503, "Store busy"),
+    errors.SpoolFull: Kind(503, "No room for files"),
     errors.ShuttingDown: Kind(503, "Shutting down"),
     NotReady: Kind(503, "Not ready"),
     TooManyConnections: Kind(503, "Too many connections"),
@@ -162,7 +165,7 @@ def kind_of(error: KodouError) -> Kind:
 def document(error: KodouError, request_id: str) -> dict[str, object]:
     """The problem's members, JSON-ready. A defect of ours tells its title and the request id, nothing else."""
     kind = kind_of(error)
-    told: dict[str, object] = {} if kind is _INTERNAL else {"detail": error.detail, **error.members()}
+    told: dict[str, object] = {} if kind is _INTERNAL else {"detail": error.detail, **error.members(), **error.place}
     return {
         "type": TYPE_PREFIX + error.code,
         "title": kind.title,

@@ -1,5 +1,6 @@
 """Records as members of replies, and replies as bytes."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -8,6 +9,8 @@ from starlette.responses import Response
 
 from orchestrator.api import problems
 from orchestrator.api.middleware import request_id
+from orchestrator.environments.build import Built
+from orchestrator.environments.lock_document import LockDocument
 from orchestrator.errors import KodouError
 from orchestrator.records import Environment, Session
 from orchestrator.sessions.manager import Opened
@@ -31,14 +34,18 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def setup_members(opened: Opened, environment: Environment, *, reused: bool) -> Members:
+def setup_members(opened: Opened, built: Built, *, cold: str, lock: LockDocument | None) -> Members:
     """The body of a setup that came to a session. `return` repeats the session id: published samples read it there."""
+    environment: Members = {**_summary(built.environment), "reused": built.reused}
+    if lock is not None:
+        environment["lock"] = "exact" if built.environment.id == lock.environment_id else "packages"
     return {
         "sessionid": opened.sessionid,
         "error": False,
         "return": {"error": False, "value": opened.sessionid},
-        "environment": {**_summary(environment), "reused": reused},
+        "environment": environment,
         "expires": rfc3339(opened.session.expires_at),
+        "cold": cold,
     }
 
 
@@ -59,7 +66,8 @@ def environment_detail(environment: Environment) -> Members:
         **environment_listed(environment),
         "reason": environment.reason,
         "uses": environment.uses,
-        "lock": environment.lock,
+        "lock": json.loads(environment.document) if environment.document else None,
+        "pylock": environment.lock,
     }
 
 

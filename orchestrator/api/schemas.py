@@ -9,11 +9,15 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from orchestrator.environments.lock import MAX_PACKAGES
+
 _VERSION = r"^(0|[1-9][0-9]{0,3})(\.(0|[1-9][0-9]{0,3})){0,2}$"
 # Of a requirement, what a pattern can tell: a name comes first, and no character of a URL, path or option follows.
 _DEPENDENCY = r"""^[ \t]*[A-Za-z0-9][A-Za-z0-9 \t._,;<>=!~*+'"()\[\]-]*$"""
 _TIMEOUT = r"^0*[1-9][0-9]*$"
+_SHA256 = r"^[0-9a-f]{64}$"
 _NAMES = r"^[^.]+(\.[^.]+)*$"
+_REFERENCE = r"^r[0-9a-f]*-?[0-9]+$"
 
 T = TypeVar("T")
 # A member that may be left out and is never null.
@@ -23,6 +27,8 @@ _Absent = Annotated[
 # JSON knows one kind of number: 64.0 is the integer 64 (JSON Schema says so too).
 _whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 _Names = Annotated[str, Field(pattern=_NAMES)]
+_Text = Annotated[str, Field(max_length=100)]
+_Type = Annotated[_Names | list[str], Field(description="Names of a callable of one parameter.", examples=[["int"]])]
 _Digits = Annotated[str, Field(pattern=_TIMEOUT, max_length=7)]
 
 
@@ -39,6 +45,28 @@ class ResourcesBody(Body):
     disk_mb: Annotated[
         Annotated[int, Field(ge=1), _whole] | None, Field(description="Size of /tmp in MiB; counts as memory.")
     ] = None
+
+
+class LockedPackage(Body):
+    name: _Text = Field(description="Normalised (PEP 503).", examples=["numpy"])
+    version: _Text = Field(examples=["2.4.6"])
+    filename: Annotated[str, Field(max_length=256, description="Of the one file that is installed.")]
+    sha256: Annotated[str, Field(pattern=_SHA256)]
+
+
+class LockBody(Body):
+    """The lock of an environment: all that is needed to make the same one again, on this server or another."""
+
+    version: Annotated[Annotated[int, Field(ge=1, le=1), _whole], Field(description="Of this format.")]
+    id: _Text = Field(description="The environment's; a digest over what follows.")
+    language: _Text = Field(examples=["python"])
+    python: _Text = Field(description="The interpreter's exact version.", examples=["3.12.4"])
+    platform: _Text = Field(examples=["x86_64-manylinux_2_36"])
+    base: _Text = Field(description="Digest of the base image, or of the host's interpreter.")
+    runner: _Text = Field(description="Version of kodou's runner.")
+    built_on: _Text = Field(description="Digest of base, runner and all else that an image is built on.")
+    index: Annotated[str, Field(max_length=2000, description="Where the packages came from; not used.")]
+    packages: Annotated[list[LockedPackage], Field(max_length=MAX_PACKAGES)]
 
 
 class SetupBody(Body):
@@ -64,6 +92,10 @@ class SetupBody(Body):
         Field(description="Seconds of idleness until the session is reaped."),
     ] = None
     refresh: Annotated[bool, Field(description="Resolve again instead of reusing an earlier resolution.")] = False
+    lock: Annotated[
+        LockBody | None,
+        Field(description="An environment's lock, in place of `version`, `dependencies` and `refresh`."),
+    ] = None
 
 
 class CloseBody(Body):
@@ -79,6 +111,10 @@ class EnvironmentSummary(BaseModel):
 
 class SetupEnvironment(EnvironmentSummary):
     reused: bool
+    lock: _Absent[Literal["exact", "packages"]] = Field(
+        None,
+        description="Of a setup with a lock: the very same environment, or the same packages on another base or runner.",
+    )
 
 
 class SetupReturn(BaseModel):
@@ -92,6 +128,7 @@ class SetupReply(BaseModel):
     return_: Annotated[SetupReturn, Field(alias="return")]
     environment: SetupEnvironment
     expires: str = Field(description="RFC 3339.", examples=["2030-01-01T00:00:00Z"])
+    cold: Literal["none", "session", "environment"] = Field(description="What had to be made for it; see `Kodou-Cold`.")
 
 
 class OperationReply(BaseModel):
@@ -110,7 +147,10 @@ class EnvironmentDetail(EnvironmentSummary):
     created: str
     last_used: str
     uses: int
-    lock: str = Field(description="The lock file (PEP 751, pylock.toml): exact versions, files and hashes.")
+    lock: LockBody | None = Field(
+        description="For `setup`, here or on another server. Null: built by a kodou that did not keep it."
+    )
+    pylock: str = Field(description="The lock file (PEP 751, pylock.toml), for other tools.")
 
 
 class EnvironmentListed(EnvironmentSummary):
@@ -166,6 +206,11 @@ class CallReply(BaseModel):
     exception: dict[str, str] | None = Field(
         None, description="`type`, `message` and `traceback` of the user's frames."
     )
+    field: str | None = Field(None, description="With an `exception` of a type in `tuple`: which, as `tuple[1]`.")
+    items: int | None = Field(None, description="How many items a stream told; `value` is null then.")
+    pipe: int | None = Field(None, description="Of a composition that failed: in which of its `pipes`, from 0 on.")
+    stage: int | None = Field(None, description="In which stage of its pipeline.")
+    item: int | None = Field(None, description="At which item of a list operation, or of a stream.")
     stdout: str | None = None
     stderr: str | None = None
     truncated: bool | None = None
@@ -173,25 +218,56 @@ class CallReply(BaseModel):
     ms: float | None = Field(None, description="Time inside the runner, in milliseconds.")
 
 
+class TypedValue(BaseModel):
+    """`type` applied to a value."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    value: object
+    type: _Type
+
+
+class TypedArray(BaseModel):
+    """`type` applied to each item; the list of what comes of it is one argument."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    array: list[object]
+    type: _Type
+
+
+# One argument: written out, or compact, where the key is the value as a string.
+_Typed = TypedValue | TypedArray | Annotated[dict[str, _Type], Field(min_length=1, max_length=1)]
+_Reference = Annotated[str, Field(pattern=_REFERENCE, examples=["r1"])]
+
+
 class NamepathElement(BaseModel):
-    """One of `name` and `moduleName`; with `args` or `kwargs` it is called."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"oneOf": [{"required": ["name"]}, {"required": ["moduleName"]}]}
-    )
-
-    name: _Absent[_Names] = Field(None, description="An attribute, or several with dots.")
-    moduleName: _Absent[_Names] = Field(None, description="A module, which may be dotted.")
-    args: _Absent[list[object] | dict[str, object]] = None
-    kwargs: _Absent[dict[str, object]] = None
-
-
-class CallRequest(BaseModel):
-    """A call, as `docs/protocol.md` section 2 has it. Read by `calls.py` and the runner, not by this model."""
+    """One of `name`, `moduleName` and `ref`; with `args`, `kwargs` or `tuple` it is called."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
+            "oneOf": [{"required": ["name"]}, {"required": ["moduleName"]}, {"required": ["ref"]}],
+            "not": {"required": ["args", "tuple"]},
+        },
+    )
+
+    name: _Absent[_Names] = Field(None, description="An attribute, or several with dots.")
+    moduleName: _Absent[_Names] = Field(None, description="A module, which may be dotted.")
+    ref: _Absent[_Reference] = Field(None, description="A value that the session keeps; as the first element only.")
+    args: _Absent[list[object] | dict[str, object]] = None
+    kwargs: _Absent[dict[str, object]] = None
+    tuple: _Absent[list[_Typed]] = Field(None, description="Positional arguments of given types, in place of `args`.")
+
+
+class CallRequest(BaseModel):
+    """A call, as `docs/protocol.md` section 2 has it. Read by `call_bodies.py` and the runner, not by this model."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [{"required": ["namepath"]}, {"required": ["drop"]}],
+            "not": {"required": ["args", "tuple"]},
             "examples": [
                 {
                     "sessionid": "eyJ0…",
@@ -199,7 +275,7 @@ class CallRequest(BaseModel):
                     "namepath": [{"moduleName": "numpy"}, {"name": "array", "args": [[2, 4, 6]]}, {"name": "sum"}],
                     "args": [],
                 }
-            ]
+            ],
         },
     )
 
@@ -207,11 +283,14 @@ class CallRequest(BaseModel):
     timeout: _Absent[Annotated[float, Field(gt=0)] | _Digits] = Field(
         None, description="Milliseconds; past the server's maximum means that."
     )
-    namepath: _Names | Annotated[list[_Names | NamepathElement], Field(min_length=1)] = Field(
-        description='What to call, such as "math.sqrt".'
+    namepath: _Absent[_Names | Annotated[list[_Names | NamepathElement], Field(min_length=1)]] = Field(
+        None, description='What to call, such as "math.sqrt".'
     )
     args: _Absent[list[object] | dict[str, object]] = Field(None, description="Positional, or keyword as an object.")
     kwargs: _Absent[dict[str, object]] = None
+    tuple: _Absent[list[_Typed]] = Field(None, description="Positional arguments of given types, in place of `args`.")
+    keep: _Absent[bool] = Field(None, description="Keep the value in the session, and reply with a reference to it.")
+    drop: _Absent[list[_Reference]] = Field(None, description="References that are kept no longer.")
 
 
 class Problem(BaseModel):

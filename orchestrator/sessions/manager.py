@@ -129,9 +129,16 @@ class SessionManager:
         return Opened(live.record, sessionid)
 
     async def call(
-        self, sessionid: str, principal: Principal, work: Work, *, timeout_s: float, events: Events | None = None
+        self,
+        sessionid: str,
+        principal: Principal,
+        work: Work,
+        *,
+        timeout_s: float,
+        until: float | None = None,
+        events: Events | None = None,
     ) -> CallOutcome:
-        """Run one request; `timeout_s` counts from its turn. After a `Violation` the next gets a fresh sandbox, and so does
+        """Run one request; `timeout_s` counts from its turn, `until` is in the loop's time. After a `Violation` the next gets a fresh sandbox, and so does
         one that was not sent by then. `events` get what it tells before its reply, and are ended with it.
         Raises `SessionNotFound`, `SessionExpired`, `RateLimited`, `ShuttingDown`; `SandboxLost`, `EngineUnavailable`,
         `StoreBusy` if a fresh sandbox is due and does not start."""
@@ -143,9 +150,9 @@ class SessionManager:
         live.calls += 1
         self._under_way += 1
         try:
-            outcome = await self._run(live, work, timeout_s, events)
+            outcome = await self._run(live, work, timeout_s, until, events)
             if isinstance(outcome.reply, Violation) and not outcome.reply.sent:
-                outcome = await self._run(live, work, timeout_s, events)
+                outcome = await self._run(live, work, timeout_s, until, events)
             return outcome
         finally:
             live.calls -= 1
@@ -156,7 +163,9 @@ class SessionManager:
                 events.end()
             self._one_less()
 
-    async def _run(self, live: LiveSession, work: Work, timeout_s: float, events: Events | None) -> CallOutcome:
+    async def _run(
+        self, live: LiveSession, work: Work, timeout_s: float, until: float | None, events: Events | None
+    ) -> CallOutcome:
         channel, started_s = live.channel, 0.0
         if channel is None or not channel.alive():
             began = time.perf_counter()
@@ -164,7 +173,7 @@ class SessionManager:
             started_s = time.perf_counter() - began
         if live.machine.state is SessionState.READY:
             live.machine.apply(_CALL_BEGAN)
-        run = await channel.call(work, timeout_s=timeout_s, events=events)
+        run = await channel.call(work, timeout_s=timeout_s, until=until, events=events)
         if isinstance(run.reply, Violation):
             if live.state in ENDED:
                 raise ended(live.machine.reason)

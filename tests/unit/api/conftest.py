@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,11 +16,14 @@ from orchestrator.auth.keys import Keys, Principal
 from orchestrator.auth.limits import Limits
 from orchestrator.auth.tokens import Tokens
 from orchestrator.environments.builds import Built
+from orchestrator.environments.lock_document import LockDocument
 from orchestrator.errors import KodouError, NotFound, SessionNotFound
 from orchestrator.preparation import Preparation
 from orchestrator.records import Environment, EnvironmentState, Session, SessionState
 from orchestrator.sandboxes.backend import BuildEvent, Image, Interpreter, Sandbox
-from orchestrator.sandboxes.channel import Reply, Value
+from orchestrator.sandboxes.events import Event, Events
+from orchestrator.sandboxes.replies import Reply, Value
+from orchestrator.sandboxes.work import Work
 from orchestrator.sessions.manager import CallOutcome, Opened, SessionOptions
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore
@@ -41,6 +45,7 @@ ENVIRONMENT = Environment(
     created_at=NOW,
     last_used_at=NOW,
     uses=3,
+    document='{"version":1}',
 )
 IMAGE = Image(ENVIRONMENT.id, "ref", 1234, NOW, {})
 
@@ -52,6 +57,8 @@ class FakeBuild:
         self.end = asyncio.Event()
         if ended:
             self.end.set()
+        self.turn_came: float | None = None
+        self.environment_id = ENVIRONMENT.id
         self._reused = reused
         self._error = error
 
@@ -65,7 +72,7 @@ class FakeBuild:
         await self.end.wait()
         if self._error is not None:
             raise self._error
-        return Built(ENVIRONMENT, IMAGE, self._reused)
+        return Built(replace(ENVIRONMENT, id=self.environment_id), IMAGE, self._reused)
 
 
 @dataclass
@@ -74,6 +81,8 @@ class FakeEnvironments:
     refusal: KodouError | None = None
     touched: list[str] = field(default_factory=list)
     asked: list[tuple[str, str | None, list[str], bool]] = field(default_factory=list)
+    remade: list[LockDocument] = field(default_factory=list)
+    document: str = ENVIRONMENT.document
 
     async def offered(self, language: str) -> list[Interpreter]:
         if language != "python":
@@ -91,11 +100,17 @@ class FakeEnvironments:
         self.build = self.build or FakeBuild()
         return self.build
 
+    async def remake(self, language: str, document: LockDocument, *, owner: str = "") -> FakeBuild:
+        await self.offered(language)
+        self.remade.append(document)
+        self.build = self.build or FakeBuild()
+        return self.build
+
     async def get(self, language: str, environment_id: str) -> Environment:
         if environment_id != ENVIRONMENT.id:
             msg = "no such environment"
             raise NotFound(msg)
-        return ENVIRONMENT
+        return replace(ENVIRONMENT, document=self.document)
 
     async def list(self, language: str) -> list[Environment]:
         return [ENVIRONMENT]
@@ -113,11 +128,13 @@ class FakeEnvironments:
 @dataclass
 class FakeSessions:
     tokens: Tokens
-    reply: Reply | KodouError = field(default_factory=lambda: Value(b'{"error": false, "value": 12}'))
+    reply: Reply | Exception = field(default_factory=lambda: Value(b'{"error": false, "value": 12}'))
     calls: list[dict[str, Any]] = field(default_factory=list)
     opened: list[Session] = field(default_factory=list)
     options: list[SessionOptions] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    told: list[Event] = field(default_factory=list)
     opening: asyncio.Event | None = None
     waiting: bool = False
     drained: bool = False
@@ -149,19 +166,35 @@ class FakeSessions:
         )
         self.opened.append(session)
         self.options.append(options)
-        return Opened(
-            session, self.tokens.session_id(replace(session, expires_at=datetime.now(UTC) + timedelta(hours=1)))
-        )
+        now = datetime.now(UTC)
+        readable = replace(session, created_at=now, expires_at=now + timedelta(hours=1))
+        return Opened(session, self.tokens.session_id(readable))
 
     async def call(
-        self, sessionid: str, principal: Principal, body: bytes, *, flags: int, timeout_s: float
+        self,
+        sessionid: str,
+        principal: Principal,
+        work: Work,
+        *,
+        timeout_s: float,
+        until: float | None = None,
+        events: Events | None = None,
     ) -> CallOutcome:
-        self.calls.append(
-            {"sessionid": sessionid, "owner": principal.owner, "body": body, "flags": flags, "timeout_s": timeout_s}
-        )
-        if isinstance(self.reply, KodouError):
+        self.calls.append({"sessionid": sessionid, "owner": principal.owner, "timeout_s": timeout_s, "body": work.body})
+        self.work.append(work)
+        for event in self.told:
+            events.tell(event)  # type: ignore[union-attr]
+        if isinstance(self.reply, Exception):
             raise self.reply
-        return CallOutcome(Value(body) if self.echo else self.reply, self.restarted)
+        reply = Value(work.body) if self.echo else self.reply
+        return CallOutcome(reply, self.restarted, 0.001, 0.25 if self.restarted else 0.0, 0.002)
+
+    def cached(self, sessionid: str, principal: Principal) -> None:
+        """Nothing is: all are asked for by `find`."""
+
+    async def find(self, sessionid: str, principal: Principal) -> SimpleNamespace:
+        claims = self.tokens.read_session(sessionid, owner=principal.owner)
+        return SimpleNamespace(record=next(each for each in self.opened if each.id == claims.session_id))
 
     def check_room(self, owner: str) -> None:
         if self.full is not None:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from runner import frames
 
-from orchestrator.api import calls
+from orchestrator.api import call_bodies
 from orchestrator.errors import (
     EngineUnavailable,
     KodouError,
@@ -15,7 +15,7 @@ from orchestrator.errors import (
     SessionNotFound,
     ShuttingDown,
 )
-from orchestrator.sandboxes.channel import (
+from orchestrator.sandboxes.replies import (
     NotSerializable,
     Raised,
     RefusedCall,
@@ -25,6 +25,7 @@ from orchestrator.sandboxes.channel import (
     Violation,
     WorkerDied,
 )
+from orchestrator.sandboxes.work import Work
 
 pytestmark = pytest.mark.anyio
 
@@ -50,11 +51,11 @@ async def test_body_and_reply_pass_through_byte_for_byte_but_for_the_session_id(
         {
             "sessionid": "s-1",
             "owner": "ada",
-            "body": passed_on,
-            "flags": 0,
             "timeout_s": api.settings.call_timeout_ms / 1000,
+            "body": passed_on,
         }
     ]
+    assert api.sessions.work == [Work(frames.CALL, passed_on)]
 
 
 async def test_a_session_id_that_is_an_argument_too_stays_one(api: Any) -> None:
@@ -79,8 +80,7 @@ async def test_what_the_function_raised_is_a_reply_not_a_refusal(api: Any, made:
 @pytest.mark.parametrize(
     ("made", "members"),
     [
-        (TimedOut(clean=True), {"code": "timeout"}),
-        (TimedOut(clean=False), {"code": "timeout"}),
+        (TimedOut(), {"code": "timeout"}),
         (WorkerDied(exit_code=3, signal=None), {"code": "worker_died", "exit_code": 3}),
         (WorkerDied(exit_code=0, signal=None), {"code": "worker_died", "exit_code": 0}),
         (WorkerDied(exit_code=None, signal=9), {"code": "worker_died", "signal": 9}),
@@ -104,20 +104,27 @@ async def test_a_sandbox_that_broke_its_protocol_is_lost_and_says_so(api: Any) -
     assert "secret" not in reply.text
 
 
-@pytest.mark.parametrize("made", [Value(b"{}"), RefusedCall("name_not_found", "no", None), TimedOut(clean=True)])
+@pytest.mark.parametrize("made", [Value(b"{}"), RefusedCall("name_not_found", "no", None), TimedOut()])
 async def test_a_call_that_ran_in_a_fresh_sandbox_says_so_once(api: Any, made: Reply) -> None:
     api.sessions.reply = made
     api.sessions.restarted = True
     assert (await post(api, CALL)).headers.get_list("kodou-restarted") == ["true"]
 
 
-@pytest.mark.parametrize("code", sorted(frames.REFUSALS))
+@pytest.mark.parametrize("code", sorted(frames.REFUSALS - {"not_acceptable"}))
 async def test_what_the_runner_refuses_is_a_problem_with_its_code(api: Any, code: str) -> None:
     api.sessions.reply = RefusedCall(code, "no module named 'nmpy'", "namepath")
     reply = await post(api, CALL)
     problem = reply.json()
     assert (reply.status_code, problem["code"], problem["field"]) == (422, code, "namepath")
     assert problem["detail"] == "no module named 'nmpy'"
+    assert "stage" not in problem
+
+
+async def test_a_refusal_inside_a_composition_says_where(api: Any) -> None:
+    api.sessions.reply = RefusedCall("not_callable", "x", "pipeline[2][0]", stage=2, item=0)
+    problem = (await post(api, CALL)).json()
+    assert (problem["stage"], problem["item"]) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -234,31 +241,29 @@ async def test_the_session_may_be_named_in_a_header(api: Any) -> None:
     assert [call["sessionid"] for call in api.sessions.calls] == ["s-2", "s-1"]
 
 
-@pytest.mark.parametrize(
-    ("accept", "flags"),
-    [
-        ("*/*", 0),
-        ("application/json", 0),
-        ("text/html, application/*;q=0.5", 0),
-        ("application/json;profile=nonfinite", frames.NONFINITE_AS_STRINGS),
-        ('application/json; profile="nonfinite"; q=0.9', frames.NONFINITE_AS_STRINGS),
-    ],
-)
-async def test_the_accept_header_chooses_how_nan_comes_back(api: Any, accept: str, flags: int) -> None:
-    assert (await post(api, CALL, {"Accept": accept})).status_code == 200
-    assert api.sessions.calls[0]["flags"] == flags
+async def test_the_accept_header_chooses_the_forms_of_the_reply(api: Any) -> None:
+    for accept in ("*/*", "application/json; profile=nonfinite", "image/png, application/json;q=0.5"):
+        assert (await post(api, CALL, {"Accept": accept})).status_code == 200
+    asked = [(work.flags, work.forms) for work in api.sessions.work]
+    assert asked == [(0, ()), (frames.NONFINITE_AS_STRINGS, ()), (0, ("png", "json"))]
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/png", "application/json;q=0", "garbage"])
-async def test_a_form_that_there_is_not_is_refused_naming_those_there_are(api: Any, accept: str) -> None:
-    reply = await post(api, CALL, {"Accept": accept})
+async def test_a_form_that_there_is_not_is_refused_naming_those_there_are(api: Any) -> None:
+    reply = await post(api, CALL, {"Accept": "text/html"})
     assert (reply.status_code, reply.json()["code"]) == (406, "not_acceptable")
     assert "application/json" in reply.json()["available"]
+    assert not api.sessions.calls
 
 
-@pytest.mark.parametrize("headers", [{"Content-Type": "multipart/form-data; boundary=x"}, {"Content-Encoding": "gzip"}])
-async def test_bodies_that_are_plainly_no_json_are_refused(api: Any, headers: dict[str, str]) -> None:
-    reply = await post(api, CALL, headers)
+async def test_a_form_that_the_value_lacks_is_refused_naming_those_it_has(api: Any) -> None:
+    api.sessions.reply = RefusedCall("not_acceptable", "an int is no image", None, available=("json", "text"))
+    reply = await post(api, CALL, {"Accept": "image/png"})
+    assert (reply.status_code, reply.json()["code"]) == (406, "not_acceptable")
+    assert reply.json()["available"] == ["application/json", "text/plain"]
+
+
+async def test_a_compressed_body_is_refused(api: Any) -> None:
+    reply = await post(api, CALL, {"Content-Encoding": "gzip"})
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
 
 
@@ -289,7 +294,7 @@ async def test_another_method_is_refused_naming_the_right_one(api: Any) -> None:
 def test_the_members_msgspec_knows_are_those_described() -> None:
     from orchestrator.api.schemas import CallRequest
 
-    assert set(calls.MEMBERS) == set(CallRequest.model_fields)
+    assert set(call_bodies.MEMBERS) == set(CallRequest.model_fields)
 
 
 async def test_calls_at_the_same_time_get_their_own_replies(api: Any) -> None:

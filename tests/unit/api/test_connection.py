@@ -74,13 +74,67 @@ async def test_so_is_who_never_says_a_word(served: Served) -> None:
     assert problem(await served.exchange())[0] == 408
 
 
-@pytest.mark.parametrize("path", ["setup", "call"])
+@pytest.mark.parametrize("path", ["setup", "call", "describe"])
 async def test_a_body_that_does_not_end_is_cut_off(served: Served, path: str) -> None:
     token = await served.api.token()
     head = f"POST /environment/python/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\r\n"
     status, told = problem(await served.exchange(head.encode(), b"{"))
     assert (status, told["code"]) == (408, "request_timeout")
     assert not served.api.sessions.calls
+
+
+async def test_an_upload_is_cut_off_only_when_it_stalls(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LEAST_SENT_BYTES", 1000)
+    token = await served.api.token()
+    call = b'--x\r\nContent-Disposition: form-data; name="call"\r\n\r\n{"sessionid": "s", "namepath": "a"}\r\n--x'
+    file = b'\r\nContent-Disposition: form-data; name="data"\r\n\r\n'
+    head = (
+        (
+            f"POST /environment/python/call HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n"
+            f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {len(call + file) + 20_000 + 7}\r\n\r\n"
+        ).encode()
+        + call
+        + file
+    )
+
+    async def sent(pieces: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        try:
+            writer.write(head)
+            for _ in range(pieces):
+                writer.write(b"x" * 2000)
+                await asyncio.sleep(0.1)  # two of them in the time that a body has
+            if pieces == 10:
+                writer.write(b"\r\n--x--")
+            async with asyncio.timeout(10):
+                return await reader.read()
+        finally:
+            writer.close()
+
+    whole, stalled = await asyncio.gather(sent(10), sent(5))
+    assert whole.startswith(b"HTTP/1.1 200")
+    assert problem(stalled)[0] == 408
+    (work,) = served.api.sessions.work
+    assert work.files[0].size == 20_000
+
+
+async def test_an_upload_that_was_refused_has_no_longer_than_any_body(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(
+        b"POST /environment/python/call HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 401")
+    piece = b"%x\r\n%b\r\n" % (connection.LEAST_SENT_BYTES, b"x" * connection.LEAST_SENT_BYTES)
+
+    async def pour() -> None:
+        while True:  # without end, if the server let it
+            writer.write(piece)
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(pour(), 10)
+    writer.close()
 
 
 async def test_bytes_that_are_no_http_are_a_problem_too(served: Served) -> None:

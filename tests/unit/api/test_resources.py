@@ -174,10 +174,13 @@ async def test_the_description_is_complete(api: Any) -> None:
     assert set(document["paths"]) == {
         "/environment/{language}",
         "/environment/{language}/call",
+        "/environment/{language}/describe",
         "/environment/{language}/setup",
         "/environment/{language}/setup/{operation}",
         "/environment/{language}/{id}",
+        "/kompose",
         "/session",
+        "/session/references",
         "/healthz",
         "/readyz",
         "/metrics",

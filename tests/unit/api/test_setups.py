@@ -48,6 +48,7 @@ async def test_the_reply_has_the_members_that_clients_read(api: Any) -> None:
             "reused": True,
         },
         "expires": "2030-01-01T13:00:00Z",
+        "cold": "session",
     }
     assert api.environments.asked == [("python", "3.12", ["numpy"], True)]
     assert api.environments.touched == [api.environment.id]
@@ -73,8 +74,8 @@ async def test_a_session_is_opened_with_what_was_asked_for_and_defaults_for_the_
         ({"version": 3.12}, "version"),
         ({"version": "3" * 51}, "version"),
         ({"dependencies": "numpy"}, "dependencies"),
-        ({"dependencies": [1]}, "dependencies.0"),
-        ({"dependencies": ["numpy", None]}, "dependencies.1"),
+        ({"dependencies": [1]}, "dependencies[0]"),
+        ({"dependencies": ["numpy", None]}, "dependencies[1]"),
         ({"dependancies": ["numpy"]}, "dependancies"),
         ({"privileged": True}, "privileged"),
         ({"resources": {"memory_mb": "512"}}, "resources.memory_mb"),
@@ -437,7 +438,8 @@ async def test_a_language_tells_versions_default_and_environments(api: Any) -> N
 async def test_an_environment_tells_its_lock(api: Any) -> None:
     headers = await api.bearer()
     reply = await api.client.get(f"/environment/python/{api.environment.id}", headers=headers)
-    assert reply.json()["lock"] == api.environment.lock
+    assert reply.json()["lock"] == {"version": 1}
+    assert reply.json()["pylock"] == api.environment.lock
     assert reply.json()["uses"] == 3
     missing = await api.client.get("/environment/python/py3.12-none", headers=headers)
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")

@@ -20,6 +20,7 @@ from orchestrator.sandboxes.channel import (
     TimedOut,
     Value,
     Violation,
+    Work,
     WorkerDied,
     greet,
 )
@@ -430,3 +431,19 @@ async def test_a_worker_that_a_former_server_left_busy_is_replaced(
         await answer(fresh)
         assert await calling == Value(VALUE)
         await channel.aclose()
+
+
+async def test_a_call_whose_time_is_over_before_its_turn_is_not_begun(open_tmp_path: Path) -> None:
+    async with session(open_tmp_path) as (channel, _, _, worker):
+        running = start(channel)
+        late = asyncio.create_task(
+            channel.call(
+                Work(frames.CALL, b'{"late":1}'), timeout_s=PATIENCE_S, until=asyncio.get_running_loop().time()
+            )
+        )
+        following = start(channel, b'{"following":1}')
+        await answer(worker)
+        assert await running == Value(VALUE)
+        assert (await late).reply == TimedOut(restarted=False)
+        assert (await answer(worker)).body == b'{"following":1}'
+        assert await following == Value(VALUE)

@@ -199,3 +199,22 @@ def test_an_address_that_is_none_is_refused() -> None:
 
 def test_a_session_does_not_show_its_id() -> None:
     assert "secret" not in repr(blocking(Server()).session("secret"))
+
+
+def test_an_environment_that_cannot_be_set_up_lets_its_connections_go() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"error": True, "code": "unauthorized"})
+
+    env = kodou.Environment(client=blocking(refuse))
+    env._owns_client = True
+    with pytest.raises(errors.Unauthorized), env:
+        pass
+    assert env._client._http.is_closed
+
+
+def test_a_lock_is_asked_for_by_the_environments_id() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("GET", "/environment/python/e1")
+        return httpx.Response(200, json={"id": "e1", "lock": {"version": 1}})
+
+    assert blocking(answer).lock("e1") == {"version": 1}

@@ -3,13 +3,12 @@
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kodou import KodouError, Progress, Reply, step
+from kodou import KodouError, Reply, step
 from kodou.errors import (
     BadReply,
     BuildFailed,
@@ -34,7 +33,6 @@ from kodou.protocol import (
     read_setup,
     setup_request,
 )
-from kodou.stream import Event, EventReader, SetupReader
 
 READY = {
     "sessionid": "s.s.s",
@@ -149,6 +147,22 @@ def test_call_is_read() -> None:
     assert read_call(response(full)) == Reply(None, "NoneType", "a", "b", truncated=True, ms=1.5)
 
 
+def test_what_the_server_says_of_a_call_beside_its_body_is_read() -> None:
+    headers = {
+        "kodou_cold": "session",
+        "kodou_restarted": "true",
+        "server_timing": "auth;dur=0.05, start;dur=12, run;dur=3.25",
+    }
+    reply = read_call(response({"error": False, "value": 1}, **headers))
+    assert (reply.cold, reply.restarted) == ("session", True)
+    assert reply.timings == {"auth": 0.05, "start": 12.0, "run": 3.25}
+
+
+@given(st.text())
+def test_whatever_the_timings_are_they_break_nothing(header: str) -> None:
+    assert all(isinstance(ms, float) for ms in read_call(response({"value": 1}, server_timing=header)).timings.values())
+
+
 def test_an_integer_of_any_size_is_exact() -> None:
     assert read_call(response({"error": False, "value": 2**200})).value == 2**200
 
@@ -228,44 +242,3 @@ def test_whatever_json_comes_back_is_a_value_or_an_error_of_ours(status: int, me
 def test_whatever_bytes_come_back_are_an_error_of_ours(status: int, body: bytes) -> None:
     with pytest.raises(KodouError):
         read_setup(Response(status, {}, body))
-
-
-STREAM = (
-    b": a sign of life\r\n\r\n"
-    b"event: progress\r\n"
-    b'data: {"phase": "fetch", "package": "numpy",\r\n'
-    b'data:  "bytes": 10, "total": 20}\r\n\r\n'
-    b'id: 3\nevent: progress\ndata: {"phase": "install", "line": "\xc3\xa9"}\n\n'
-    b"event: ready\ndata:" + json.dumps(READY).encode() + b"\n\n"
-)
-
-
-@given(st.lists(st.integers(0, len(STREAM)), max_size=8))
-def test_a_stream_reads_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
-    steps: list[Progress] = []
-    reader = SetupReader(steps.append)
-    bounds = [0, *sorted(cuts), len(STREAM)]
-    setups = [reader.feed(STREAM[start:end]) for start, end in pairwise(bounds)]
-    assert [setup.session_id for setup in setups if setup] == ["s.s.s"]
-    assert steps == [Progress("fetch", "numpy", 10, 20), Progress("install", line="é")]
-
-
-def test_an_error_event_raises_its_problem() -> None:
-    problem = {"error": True, "code": "build_failed", "status": 422, "detail": "no", "log": "tail", "request_id": "r"}
-    with pytest.raises(BuildFailed) as caught:
-        SetupReader(print).feed(b"event: error\ndata: " + json.dumps(problem).encode() + b"\n\n", request_id="h")
-    assert (caught.value.status, caught.value.log, caught.value.request_id) == (422, "tail", "r")
-
-
-def test_an_event_without_a_name_or_data_follows_the_standard() -> None:
-    reader = EventReader()
-    assert list(reader.feed(b"data: a\ndata: b\n\nevent: x\n\ndata\n\n")) == [
-        Event("message", "a\nb"),
-        Event("message", ""),
-    ]
-
-
-@given(st.binary())
-def test_whatever_streams_in_is_events_or_an_error_of_ours(chunk: bytes) -> None:
-    with suppress(KodouError):
-        SetupReader(lambda progress: None).feed(b"event: ready\ndata: " + chunk + b"\n\n")

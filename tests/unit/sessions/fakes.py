@@ -29,7 +29,9 @@ class FakeChannel:
             raise self.backend.configure_error
         self.config = config
 
-    async def call(self, work: Work, *, timeout_s: float, events: Events | None = None) -> Run:
+    async def call(
+        self, work: Work, *, timeout_s: float, until: float | None = None, events: Events | None = None
+    ) -> Run:
         return Run(await self._reply(work.body), 0.0, 0.0)
 
     async def _reply(self, body: bytes) -> Reply:

@@ -1,0 +1,201 @@
+"""Calls as multipart/form-data: the part `call` is the JSON, the others are files that it names (RFC 7578).
+
+Taken in as it arrives: small parts stay in memory, larger ones go to the spool, in threads.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.types import Receive, Scope
+
+from orchestrator.api import parsing
+from orchestrator.api.middleware import body_of, headers_of
+from orchestrator.api.problems import MalformedRequest
+from orchestrator.api.spool import Spool, SpoolFile
+from orchestrator.errors import InvalidRequest, PayloadTooLarge
+from orchestrator.sandboxes.work import File
+from orchestrator.settings import Settings
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MEDIA_TYPE = b"multipart/form-data"
+CALL = "call"
+
+# Of each part, and of all; past it what came so far of a part goes to a file.
+_PART_BYTES = 1024 * 1024
+_FORM_BYTES = 16 * 1024 * 1024
+_NAME_CHARACTERS = 200
+# Of a form and of each part: to take one apart takes time that grows with its square.
+_HEADER_BYTES = 2048
+_BOUNDARY_CHARACTERS = 70  # RFC 2046, 5.1.1
+_AS_IT_IS = frozenset({b"", b"binary", b"8bit", b"7bit"})
+
+
+class Uploads:
+    """Takes in bodies of calls that come with files. One for an app."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.spool = Spool(settings)
+        self._settings = settings
+
+    async def take(self, scope: Scope, receive: Receive) -> tuple[bytes, tuple[File, ...]]:
+        """The call's JSON, and the files beside it.
+
+        Raises: MalformedRequest, InvalidRequest; PayloadTooLarge, SpoolFull; ClientDisconnect.
+        """
+        body = body_of(scope)
+        body.bound(self._settings.max_upload_bytes)
+        form = _Form(self._settings, self.spool)
+        # Apart from the form: neither may keep the other, and files, from going when they are done with.
+        parser = MultipartParser(_boundary(headers_of(scope)), form.callbacks(), max_header_size=_HEADER_BYTES)
+        async for chunk in parsing.chunks(receive):
+            form.feed(parser, chunk)
+            if form.overflows:
+                await asyncio.to_thread(form.spill)
+            body.hold(form.held)
+        return await asyncio.to_thread(form.ended)
+
+
+class _Part:
+    """One part: what has come of it, of which the end is in memory."""
+
+    def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        self.name = ""
+        self.size = 0
+        self.data = bytearray()
+        self.file: SpoolFile | None = None
+
+
+class _Form:
+    """The state of one body. `feed` does not block, the rest does."""
+
+    def __init__(self, settings: Settings, spool: Spool) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._parts: dict[str, _Part] = {}
+        self._part = _Part()
+        self._count = 0
+        self._header = b""
+        self._value = b""
+        self._complete = False
+        self.held = 0  # bytes in memory
+
+    @property
+    def overflows(self) -> bool:
+        """There is something to `spill`."""
+        if self._part.name == CALL:
+            return False
+        return len(self._part.data) > _PART_BYTES or (self.held > _FORM_BYTES and len(self._part.data) > 0)
+
+    def feed(self, parser: MultipartParser, chunk: bytes) -> None:
+        """Raises: MalformedRequest, InvalidRequest, PayloadTooLarge."""
+        try:
+            parser.write(chunk)
+        except FormParserError as exc:
+            msg = f"the body is not multipart/form-data: in or after part {self._count} it is not as its boundary says"
+            raise MalformedRequest(msg) from exc
+
+    def spill(self) -> None:
+        """Move what has come of the present part to its file. Raises: SpoolFull."""
+        self._append(self._part)
+
+    def ended(self) -> tuple[bytes, tuple[File, ...]]:
+        """The call and its files. Raises: MalformedRequest: the form is cut off. InvalidRequest: there is no call. SpoolFull."""
+        if not self._complete:
+            msg = "the body ends before the form's last boundary"
+            raise MalformedRequest(msg)
+        call = self._parts.pop(CALL, None)
+        if call is None:
+            msg = f"the form has no part {CALL!r}: that is where the call's JSON goes"
+            raise InvalidRequest(msg, field=CALL)
+        return bytes(call.data), tuple(self._file(part) for part in self._parts.values())
+
+    def _file(self, part: _Part) -> File:
+        if part.file is None and part.size <= _PART_BYTES:
+            return File(part.name, part.size, bytes(part.data))
+        return File(part.name, part.size, self._append(part))
+
+    def _append(self, part: _Part) -> SpoolFile:
+        """Move what is in memory of a part to its file."""
+        part.file = part.file or self._spool.open()
+        part.file.append(part.data)
+        self.held -= len(part.data)
+        part.data.clear()
+        return part.file
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._named,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._count += 1
+        if self._count > self._settings.max_upload_parts:
+            msg = f"the form has more than {self._settings.max_upload_parts} parts"
+            raise InvalidRequest(msg)
+        self._part = _Part()
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._part.headers[self._header.lower()] = self._value
+        self._header = self._value = b""
+
+    def _named(self) -> None:
+        part = self._part
+        part.name = self._name(part.headers)
+        if part.name in self._parts:
+            msg = "there is more than one part of that name"
+            raise InvalidRequest(msg, field=part.name)
+        if part.headers.get(b"content-transfer-encoding", b"").strip().lower() not in _AS_IT_IS:
+            msg = "a part with a Content-Transfer-Encoding is not accepted: send its bytes as they are"
+            raise InvalidRequest(msg, field=part.name)
+        self._parts[part.name] = part
+
+    def _name(self, headers: Mapping[bytes, bytes]) -> str:
+        _, parameters = parse_options_header(headers.get(b"content-disposition"))
+        try:
+            name = parameters.get(b"name", b"").decode()
+        except UnicodeDecodeError:
+            name = ""
+        if not 0 < len(name) <= _NAME_CHARACTERS:
+            msg = f"part {self._count} has no name of 1 to {_NAME_CHARACTERS} characters in UTF-8"
+            raise MalformedRequest(msg)
+        return name
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        part = self._part
+        part.data += memoryview(data)[start:end]
+        part.size += end - start
+        self.held += end - start
+        limit = self._settings.max_body_bytes
+        if part.name == CALL and part.size > limit:
+            msg = f"the part {CALL!r} is over the limit of {limit} bytes; what is large goes into other parts"
+            raise PayloadTooLarge(msg, limit_bytes=limit)
+
+    def _end(self) -> None:
+        self._complete = True
+
+
+def _boundary(headers: Mapping[bytes, bytes]) -> bytes:
+    _, parameters = parse_options_header(headers[b"content-type"][:_HEADER_BYTES])
+    boundary = parameters.get(b"boundary", b"")
+    if not 0 < len(boundary) <= _BOUNDARY_CHARACTERS:
+        msg = f"the Content-Type of a form names its boundary, of 1 to {_BOUNDARY_CHARACTERS} characters"
+        raise MalformedRequest(msg)
+    return boundary

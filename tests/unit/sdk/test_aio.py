@@ -1,0 +1,62 @@
+"""Environments in async code: the same expressions, awaited."""
+
+import gc
+
+import httpx
+import kodou
+import numpy as np
+import pytest
+from kodou import Output, Reply
+
+from tests.unit.sdk.loopback import Loopback
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_expression_is_awaited(aenv: kodou.aio.Environment, loopback: Loopback) -> None:
+    assert await aenv.numpy.array([2, 4, 6]).sum() == 12
+    assert await aenv.math.pi.value() == 3.141592653589793
+    assert (await aenv.numpy.sum(np.arange(4)).reply()).type == "numpy.int64"
+    assert await (aenv.numpy.array | aenv.numpy.sum)([1, 2]) == 3
+    assert await aenv.map(aenv.len, ["a", "bc"]) == [1, 2]
+    assert await aenv.dict(a=aenv.len("ab")) == {"a": 2}
+
+
+async def test_nothing_else_evaluates(aenv: kodou.aio.Environment, loopback: Loopback) -> None:
+    total = aenv.numpy.array([2, 4, 6]).sum()
+    assert repr(total) == "<numpy.array([2, 4, 6]).sum()>"
+    assert loopback.calls == []
+    assert await total == 12
+
+
+async def test_a_handle_is_kept_and_dropped(aenv: kodou.aio.Environment, loopback: Loopback) -> None:
+    async def use() -> None:
+        items = await aenv.list([1]).keep()
+        assert repr(items) == "<r1, list: [1]>"
+        await items.append(2)
+        assert await items == [1, 2]
+        with await aenv.list([5]).keep() as other:
+            assert await aenv.sum(other) == 5
+
+    await use()
+    gc.collect()
+    assert await aenv.len("a") == 1
+    assert sorted(loopback.calls[-1]["drop"]) == ["r1", "r2"]
+
+
+async def test_an_expression_streams(aenv: kodou.aio.Environment, loopback: Loopback) -> None:
+    text = b'event: output\ndata: {"stdout": "x"}\n\nevent: result\ndata: {"error": false, "value": 3}\n\n'
+    loopback.answers = [httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=text)]
+    assert [told async for told in aenv.print("x").stream()] == [Output("x"), Reply(3)]
+    with pytest.raises(kodou.errors.NameNotFound):
+        _ = [told async for told in aenv.no_such_name().stream()]
+
+
+async def test_names_are_described(aenv: kodou.aio.Environment) -> None:
+    assert (await aenv.describe(aenv.math.sqrt)).kind == "function"
+
+
+async def test_it_has_to_be_open(loopback: Loopback) -> None:
+    env = kodou.aio.Environment(client=kodou.AsyncClient("http://host", "token", transport=loopback))
+    with pytest.raises(RuntimeError, match="not open"):
+        await env.math.sqrt(4)

@@ -1,0 +1,76 @@
+"""Forms: what goes out can be read by others, what comes in is read or refused."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from kodou.errors import BadReply
+from kodou.multipart import form, read_form
+from python_multipart.multipart import parse_form
+
+CONTENT_TYPE = 'multipart/form-data; boundary="b1"'
+
+
+def part(name: str, data: bytes) -> bytes:
+    head = f'--b1\r\nContent-Disposition: form-data; name="{name}"\r\nContent-Length: {len(data)}\r\n\r\n'
+    return head.encode() + data + b"\r\n"
+
+
+@given(st.binary(), st.lists(st.binary(), max_size=3))
+@example(b"{}", [bytes(3_000_000)])
+def test_what_is_sent_is_read_by_the_servers_parser(call: bytes, files: list[bytes]) -> None:
+    sent = form(call, {f"f{i}": data for i, data in enumerate(files)})
+    body = b"".join(sent)
+    assert len(body) == sent.size
+    found: dict[str, bytes] = {}
+
+    def take(item: object) -> None:
+        if hasattr(item, "file_object"):
+            item.file_object.seek(0)
+            found[item.field_name.decode()] = item.file_object.read()
+            item.close()
+        else:
+            found[item.field_name.decode()] = item.value or b""  # type: ignore[attr-defined]
+
+    headers = {"Content-Type": sent.content_type.encode(), "Content-Length": str(sent.size).encode()}
+    parse_form(headers, _Body(body), take, take)  # type: ignore[arg-type]
+    assert found == {"call": call, **{f"f{i}": data for i, data in enumerate(files)}}
+
+
+class _Body:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, count: int) -> bytes:
+        data, self._data = self._data[:count], self._data[count:]
+        return data
+
+
+@given(st.dictionaries(st.sampled_from(["reply", "f0", "f1"]), st.binary() | st.just(b"\r\n--b1--\r\n"), min_size=1))
+def test_what_comes_is_taken_by_its_lengths(parts: dict[str, bytes]) -> None:
+    body = b"".join(part(name, data) for name, data in parts.items()) + b"--b1--\r\n"
+    assert {name: bytes(data) for name, data in read_form(CONTENT_TYPE, body).items()} == parts
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", part("reply", b"{}") + b"--b1--"),
+        (CONTENT_TYPE, b""),
+        (CONTENT_TYPE, part("reply", b"{}")),
+        (CONTENT_TYPE, part("reply", b"{}")[:-4] + b"--b1--"),
+        (CONTENT_TYPE, b"--b1\r\nContent-Length: 2\r\n\r\n{}\r\n--b1--"),
+        (CONTENT_TYPE, b'--b1\r\nContent-Disposition: form-data; name="reply"\r\n\r\n{}\r\n--b1--'),
+    ],
+)
+def test_a_form_that_is_none_is_refused(content_type: str, body: bytes) -> None:
+    with pytest.raises(BadReply):
+        read_form(content_type, body)
+
+
+@given(st.binary(), st.integers(0, 100))
+def test_whatever_comes_is_parts_or_an_error_of_ours(noise: bytes, at: int) -> None:
+    body = part("reply", b"{}") + b"--b1--\r\n"
+    with suppress(BadReply):
+        read_form(CONTENT_TYPE, body[:at] + noise + body[at:])

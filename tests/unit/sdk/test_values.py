@@ -1,0 +1,197 @@
+"""Values: what goes to the sandbox arrives as what it is, and comes back so; what would not is refused here."""
+
+import datetime
+import decimal
+import enum
+from contextlib import suppress
+from typing import Any
+
+import kodou
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from kodou import libraries
+from kodou.values import Values
+
+from tests.unit.sdk.loopback import Loopback
+
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TAGS = st.sampled_from(
+    ["$ref", "$file", "$bytes", "$array", "$object", "$image", "$frame", "dtype", "shape", "columns"]
+)
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.binary()
+    | st.sampled_from(["r1", "f0", "aGk=", "pandas"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=3) | TAGS, inner, max_size=4)
+        | st.fixed_dictionaries({"$ref": st.just("r1")})
+        | st.fixed_dictionaries({"$object": st.dictionaries(TAGS, inner, max_size=2)})
+    ),
+    max_leaves=10,
+)
+dtypes = (
+    npst.boolean_dtypes()
+    | npst.integer_dtypes(endianness="?")
+    | npst.floating_dtypes(endianness="?", sizes=(16, 32, 64))
+    | npst.complex_number_dtypes(endianness="?", sizes=(64, 128))
+    | npst.datetime64_dtypes(endianness="<")
+    | npst.timedelta64_dtypes(endianness="<")
+    | npst.unicode_string_dtypes(endianness="?", max_len=4)
+    | npst.byte_string_dtypes(max_len=4)
+)
+
+
+def there_and_back(env: kodou.Environment, value: Any) -> Any:
+    return env.operator.getitem([value], 0).value()
+
+
+@SETTINGS
+@given(value=values)
+def test_json_and_bytes_come_back_as_they_went(env: kodou.Environment, value: Any) -> None:
+    assert there_and_back(env, value) == value
+
+
+@SETTINGS
+@given(array=npst.arrays(dtypes, npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)))
+def test_arrays_come_back_as_they_went(env: kodou.Environment, array: Any) -> None:
+    for given_array in (array, array.T, array[::-1]):
+        back = there_and_back(env, given_array)
+        assert (back.shape, back.dtype) == (given_array.shape, array.dtype.newbyteorder("<"))
+        np.testing.assert_array_equal(back, given_array)
+        assert back.flags.writeable
+        assert back.flags.owndata
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame({"a": [1, 2], "b": ["x", None], "c": [1.5, float("nan")]}),
+        pd.DataFrame({"a": [True, False]}, index=["x", "y"]),
+        pd.DataFrame({"t": pd.to_datetime(["2024-01-01", "2024-01-02"])}, index=[5, 7]),
+        pd.DataFrame({1: [1], 2: [2]}),
+        pd.DataFrame(),
+    ],
+)
+def test_frames_of_pandas_come_back_as_they_went(env: kodou.Environment, frame: Any) -> None:
+    back = there_and_back(env, frame)
+    pd.testing.assert_frame_equal(back, frame, check_column_type=False, check_index_type=False)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pl.DataFrame({"a": [1, 2], "b": ["x", None], "c": [1.5, None], "d": [True, False]}),
+        pl.DataFrame({"e": pl.Series([1, 2], dtype=pl.UInt8), "f": [[1], [2, 3]]}),
+        pl.DataFrame(),
+    ],
+)
+def test_frames_of_polars_come_back_as_they_went(env: kodou.Environment, frame: Any) -> None:
+    assert there_and_back(env, frame).equals(frame)
+
+
+def test_bytes_and_arrays_go_beside_the_json_and_plain_values_in_it(env: kodou.Environment, loopback: Loopback) -> None:
+    data = bytes(range(256)) * 100
+    assert env.len(data) == len(data)
+    assert loopback.requests[-1].files == {"f0": data}
+    assert env.numpy.sum(np.arange(1000)) == 499500
+    assert loopback.requests[-1].files == {"f0": np.arange(1000).tobytes()}
+    assert env.len([1, 2]) == 2
+    assert loopback.requests[-1].headers["content-type"] == "application/json"
+
+
+def test_sessions_take_and_give_the_same_values(client: kodou.Client) -> None:
+    with client.setup() as session:
+        assert session.call("builtins.len", b"abc") == 3
+        assert session.call("numpy.ones", 2).tolist() == [1, 1]
+        assert session.reply("builtins.bytes", [1]).value == b"\x01"
+
+
+def test_numbers_and_texts_of_numpy_go_as_pythons(env: kodou.Environment) -> None:
+    assert there_and_back(env, [np.int8(3), np.float32(0.5), np.bool_(True), np.str_("a"), np.bytes_(b"b")]) == [
+        3,
+        0.5,
+        True,
+        "a",
+        b"b",
+    ]
+
+
+def test_subclasses_of_plain_types_go_as_those(env: kodou.Environment) -> None:
+    class Colour(enum.IntEnum):
+        RED = 2
+
+    assert there_and_back(env, [Colour.RED, (1, 2), bytearray(b"x"), memoryview(b"y")]) == [2, [1, 2], b"x", b"y"]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (datetime.datetime(2024, 1, 1), "datetime.datetime would not arrive"),
+        (decimal.Decimal(1), "decimal.Decimal"),
+        ({1, 2}, "a set would not"),
+        (1j, "a complex would not"),
+        ({1: 2}, "a key of type int"),
+        (len, "lives in this process"),
+        (object(), "a object would not"),
+        (np.array([object()]), "dtype object"),
+        (np.ma.array([1], mask=[True]), "mask"),
+        (np.datetime64("2024"), "numpy.datetime64"),
+        (np.longdouble(1), "numpy.longdouble"),
+        (pd.DataFrame({"a": pd.Categorical(["x"])}), "dtype category"),
+        (pd.DataFrame({("a", "b"): [1]}), "several levels"),
+    ],
+)
+def test_what_would_not_arrive_is_refused_with_its_place(env: kodou.Environment, value: Any, why: str) -> None:
+    call = env.len([0, {"a": value}])
+    with pytest.raises(TypeError, match=why) as caught:
+        call.value()
+    assert str(caught.value).startswith("len[0][1]['a']")
+
+
+def test_images_come_as_images(env: kodou.Environment) -> None:
+    image = env["PIL.Image"].new("RGB", [2, 3]).value()
+    assert image.type == "image/png"
+    assert image.data.startswith(b"\x89PNG")
+    assert env.len(image) == len(image.data)
+
+
+def test_without_numpy_values_are_plain(env: kodou.Environment, loopback: Loopback, monkeypatch: Any) -> None:
+    monkeypatch.setattr("kodou.replies.installed", lambda name: False)
+    assert env.numpy.ones(2).value() == [1, 1]
+    assert env.bytes([104, 105]).value() == b"hi"
+    assert loopback.requests[-1].headers["accept"] == "application/json"
+
+
+def test_without_pandas_a_frame_is_an_object_of_columns(env: kodou.Environment, monkeypatch: Any) -> None:
+    monkeypatch.setattr("kodou.tables.library", lambda name: None)
+    frame = env.pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}).value()
+    assert frame["columns"] == ["a", "b"]
+    assert [list(column) for column in frame["data"]] == [[1, 2], ["x", "y"]]
+
+
+def test_what_only_looks_like_a_tag_is_left_alone() -> None:
+    for value in ({"$bytes": "no base64!"}, {"$file": "f0"}, {"$bytes": "aGk=", "more": 1}):
+        assert Values().decode([value]) == [value]
+
+
+@given(values)
+def test_whatever_a_reply_holds_it_is_a_value_or_an_error_of_ours(value: Any) -> None:
+    with suppress(kodou.KodouError):
+        Values({"f0": memoryview(b"12345678"), "r1": memoryview(b"")}).decode(value)
+
+
+def test_libraries_are_looked_for_without_importing_them() -> None:
+    assert libraries.installed("numpy")
+    assert not libraries.installed("no_such_library")
+    assert libraries.library("no_such_library") is None
