@@ -1,21 +1,32 @@
 """kodou with its Python client. Needs KODOU_URL (default http://127.0.0.1:8000) and KODOU_TOKEN (`kodou keys create NAME`)."""
 
-from kodou import Client, RemoteError, step
+import kodou
 
-with Client() as client, client.setup(["numpy"], progress=lambda event: print("…", event.phase)) as session:
-    print("environment:", session.environment.id, dict(session.environment.packages))
+with kodou.Environment(["numpy"]) as env:
+    print(env)
 
-    total = session.call(["numpy", step("array", [2, 4, 6]), "sum"])
+    # An expression is evaluated, in one request, once its value is needed.
+    total = env.numpy.array([2, 4, 6]).sum()
     print("numpy.array([2, 4, 6]).sum():", total)
     assert total == 12
 
-    norm = session.function("numpy.linalg.norm", timeout=20)
-    print("numpy.linalg.norm([3, 4], ord=1):", norm([3, 4], ord=1))
-    assert norm([3, 4], ord=1) == 7.0
+    # What is needed more than once can stay in the session.
+    matrix = env.numpy.arange(6).reshape(2, 3).keep()
+    print("kept:", repr(matrix))
+    assert env.numpy.trace(env.numpy.matmul(matrix, matrix.T)) == 55
+
+    # Functions over many items, and pipelines.
+    print("square roots:", env.map(env.math.sqrt, [1, 4, 9]))
+    norm = env.numpy.square | env.numpy.sum | env.math.sqrt
+    assert norm([3, 4]) == 5.0
+
+    # Output and items as they come.
+    for told in env.iter([1, 2, 3]).stream():
+        print("streamed:", told)
 
     try:
-        print("math.sqrt(-1):", session.call("math.sqrt", -1))
-    except RemoteError as exc:
+        env.math.sqrt(-1).value()
+    except kodou.RemoteError as exc:
         print("math.sqrt(-1):", exc.type, exc.message)
         failed = exc.type
     assert failed == "ValueError"

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from kodou import protocol
-from kodou.connection import SILENCE_S, Address, ours, plain, streams, timeouts
-from kodou.protocol import Progress, Request, Response, Setup
+from kodou.connection import SILENCE_S, Address, ours, plain, plain_headers, streams, timeouts
+from kodou.evaluation import Talk
+from kodou.messages import Progress, Request, Response, Setup
+from kodou.multipart import Form
+from kodou.retries import RETRIES, Retries
 from kodou.session import Session
-from kodou.stream import SetupReader
+from kodou.stream import Reader, SetupReader, Told, is_result
 
 if TYPE_CHECKING:
     from typing import Self
+
+T = TypeVar("T")
 
 
 class Client:
@@ -23,6 +30,8 @@ class Client:
 
     Args:    url, token: default to the environment's `KODOU_URL` and `KODOU_TOKEN`.
              silence_s: seconds without a byte from the server after which it counts as gone.
+             retries: how often a request that the server turned away before it ran anything is sent again, after the
+             pause that the server asks for; 0: never.
              transport: in place of the network, for tests.
     Raises:  NotConfigured: no token, or an address that is none.
     """
@@ -33,9 +42,11 @@ class Client:
         token: str | None = None,
         *,
         silence_s: float = SILENCE_S,
+        retries: int = RETRIES,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._address = Address(url, token)
+        self._retries = retries
         self._http = httpx.Client(
             headers=self._address.headers,
             timeout=timeouts(silence_s),
@@ -55,42 +66,86 @@ class Client:
 
         Args:    dependencies: PEP 508 strings. version: such as `"3.12"`; None: the server's default.
                  progress: called with each step of the build.
-                 options: `resources`, `network`, `env`, `ttl` (seconds), `refresh`: see the protocol.
+                 options: `resources`, `network`, `env`, `ttl` (seconds), `refresh`, or `lock` in place of dependencies
+                 and version: see the protocol.
         Raises:  DependencyUnresolvable, BuildFailed, UnknownVersion, InvalidRequest, …: see `kodou.errors`.
         """
         request = protocol.setup_request(dependencies, version, options=options, stream=progress is not None)
-        setup = protocol.read_setup(self.send(request)) if progress is None else self._follow(request, progress)
+        setup = protocol.read_setup(self.send(request)) if progress is None else self._set_up(request, progress)
         return Session(self, setup.session_id, setup.environment, setup.expires)
+
+    def _set_up(self, request: Request, progress: Callable[[Progress], object]) -> Setup:
+        for told in self.stream(request, SetupReader()):
+            if isinstance(told, Setup):
+                return told
+            progress(told)  # type: ignore[arg-type]
+        raise AssertionError  # a stream ends in its result, or raises
 
     def session(self, id: str) -> Session:
         """Take up a session by its id. Nothing is asked of the server until it is used."""
         return Session(self, id)
 
+    def lock(self, environment_id: str) -> Any:
+        """The exact packages of an environment, by hash: as the option `lock` of a setup it is made again, anywhere."""
+        return protocol.read_environment(self.send(protocol.environment_request(environment_id)))["lock"]
+
     def send(self, request: Request) -> Response:
         """One request of `kodou.protocol`. Raises `Unreachable`."""
-        with ours(self._address.url):
-            return plain(
-                self._http.request(
-                    request.method, self._address.url_of(request), content=request.body, headers=request.headers
-                )
-            )
+        retries = Retries(self._retries)
+        while True:
+            with ours(self._address.url):
+                response = plain(self._http.send(self._built(request)))
+            pause_s = retries.pause_s(request, response)
+            if pause_s is None:
+                return response
+            time.sleep(pause_s)
 
-    def _follow(self, request: Request, progress: Callable[[Progress], object]) -> Setup:
-        reader = SetupReader(progress)
-        with (
-            ours(self._address.url),
-            self._http.stream(
-                request.method, self._address.url_of(request), content=request.body, headers=request.headers
-            ) as response,
-        ):
-            if not streams(response):
-                response.read()
-                return protocol.read_setup(plain(response))
+    def stream(self, request: Request, reader: Reader) -> Iterator[Told]:
+        """What a streamed response tells, as it comes; its result is the last. Raises `Unreachable`, and as `reader`."""
+        retries = Retries(self._retries)
+        while True:
+            with ours(self._address.url):
+                response = self._http.send(self._built(request), stream=True)
+            with closing(response):
+                if streams(response):
+                    yield from self._followed(response, reader)
+                    return
+                with ours(self._address.url):
+                    response.read()
+            pause_s = retries.pause_s(request, plain(response))
+            if pause_s is None:
+                yield reader.whole(plain(response))
+                return
+            time.sleep(pause_s)
+
+    def run(self, talk: Talk[T]) -> T:
+        """Send what a conversation of `kodou.evaluation` asks for, to its end. Raises `Unreachable`, and as that does."""
+        with closing(talk):
+            try:
+                request = next(talk)
+                while True:
+                    request = talk.send(self.send(request))
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    def _followed(self, response: httpx.Response, reader: Reader) -> Iterator[Told]:
+        headers = plain_headers(response)
+        with ours(self._address.url):
             for chunk in response.iter_bytes():
-                setup = reader.feed(chunk, request_id=response.headers.get("x-request-id"))
-                if setup is not None:
-                    return setup
+                for told in reader.feed(chunk, headers):
+                    yield told
+                    if is_result(told):
+                        return
         raise reader.ended()
+
+    def _built(self, request: Request) -> httpx.Request:
+        body = request.body
+        return self._http.build_request(
+            request.method,
+            self._address.url_of(request),
+            content=iter(body) if isinstance(body, Form) else body,
+            headers=request.headers,
+        )
 
     def close(self) -> None:
         """Let go of the connections; sessions live on. May be called twice."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import httpx
 
 from kodou.errors import NotConfigured, Unreachable
-from kodou.protocol import EVENT_STREAM, Request, Response
+from kodou.messages import EVENT_STREAM, Request, Response
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -54,9 +54,11 @@ def timeouts(silence_s: float) -> httpx.Timeout:
 
 def plain(response: httpx.Response) -> Response:
     """A response whose body has been read, without httpx."""
-    return Response(
-        response.status_code, {name.lower(): text for name, text in response.headers.items()}, response.content
-    )
+    return Response(response.status_code, plain_headers(response), response.content)
+
+
+def plain_headers(response: httpx.Response) -> dict[str, str]:
+    return {name.lower(): text for name, text in response.headers.items()}
 
 
 def streams(response: httpx.Response) -> bool:

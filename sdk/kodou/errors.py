@@ -1,4 +1,5 @@
-"""What can go wrong, as a client sees it: one class per code of the protocol.
+(
+    """What can go wrong, as a client sees it: one class per code of the protocol.
 
 KodouError
 ├─ NotConfigured            no token, or an address that is none
@@ -9,7 +10,9 @@ KodouError
 │  │  ├─ UnknownVersion     `offered`
 │  │  ├─ NameNotFound
 │  │  ├─ AttributeNotFound
-│  │  └─ NotCallable
+│  │  ├─ NotCallable
+│  │  ├─ ReferenceNotFound what a handle stood for is gone, as it is after a restart
+│  │  └─ TooManyReferences
 │  ├─ Unauthorized
 │  ├─ Forbidden
 │  ├─ NotFound
@@ -19,23 +22,29 @@ KodouError
 │  ├─ BuildFailed           `log`: the end of the installer's log
 │  ├─ PayloadTooLarge       `limit_bytes`
 │  ├─ RateLimited           `after_s`
-│  └─ MethodNotAllowed, NotAcceptable, RequestTimeout, UnsupportedMediaType, MisdirectedRequest, HeadTooLarge
+│  ├─ NotAcceptable         `available`
+│  └─ MethodNotAllowed, RequestTimeout, UnsupportedMediaType, MisdirectedRequest, HeadTooLarge
 ├─ Unavailable              worth another try; `after_s`
 │  ├─ EngineUnavailable
 │  ├─ IndexUnavailable      the package index does not answer
 │  ├─ SandboxLost
 │  ├─ StoreBusy
+│  ├─ SpoolFull             no room for the files of a call
 │  ├─ NotReady
 │  ├─ ShuttingDown
 │  └─ TooManyConnections
 ├─ ServerDefect             the server's own fault; quote `request_id` to its operator
 └─ CallFailed               the call reached the sandbox and gave no value; `stdout`, `stderr`, `ms`
-   ├─ RemoteError           the function raised: `type`, `message`, `remote_traceback`
+   ├─ RemoteError           the function raised: `type`, `message`, `remote_traceback`; shown as its cause
    ├─ CallTimeout           the deadline came; the session lives on with a fresh interpreter
    ├─ WorkerDied            the interpreter ended under the call: `exit_code` or `signal`
    ├─ ValueNotSerializable  there is a value, but no JSON for it: `type`, `repr`
-   └─ ReplyTooLarge
+   ├─ ReplyTooLarge
+   ├─ TooManyItems          an iterator gives more than the server collects
+   └─ ReferenceTooLarge     it takes more memory than the session may keep
 """
+    ""
+)
 
 from __future__ import annotations
 
@@ -113,6 +122,14 @@ class NotCallable(InvalidRequest):
     code = "not_callable"
 
 
+class ReferenceNotFound(InvalidRequest):
+    code = "reference_not_found"
+
+
+class TooManyReferences(InvalidRequest):
+    code = "too_many_references"
+
+
 class Unauthorized(Refused):
     code = "unauthorized"
 
@@ -170,6 +187,12 @@ class MethodNotAllowed(Refused):
 class NotAcceptable(Refused):
     code = "not_acceptable"
 
+    @property
+    def available(self) -> list[str]:
+        """The media types that the value has."""
+        available = self.members.get("available")
+        return [str(form) for form in available] if isinstance(available, list) else []
+
 
 class RequestTimeout(Refused):
     code = "request_timeout"
@@ -212,6 +235,10 @@ class StoreBusy(Unavailable):
     code = "store_busy"
 
 
+class SpoolFull(Unavailable):
+    code = "spool_full"
+
+
 class NotReady(Unavailable):
     code = "not_ready"
 
@@ -247,14 +274,36 @@ class CallFailed(KodouError):
 
     @property
     def restarted(self) -> bool:
-        """The session has a fresh interpreter: what earlier calls left in modules is gone."""
+        """The session has a fresh interpreter: what earlier calls left in modules is gone, and so is what was kept."""
         return self.members.get("restarted") is True
+
+    @property
+    def stage(self) -> int | None:
+        """The stage of a pipeline that failed, counted from 0."""
+        return _integer(self.members, "stage")
+
+    @property
+    def item(self) -> int | None:
+        """The item of a list operation that failed, counted from 0."""
+        return _integer(self.members, "item")
+
+
+class RemoteTraceback(Exception):
+    """The traceback of what a function raised, as the cause of a `RemoteError`: so Python shows one after the other."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
 
 
 class RemoteError(CallFailed):
     """What the function raised. `remote_traceback` holds the frames of the called code only."""
 
     code = "exception"
+
+    def __init__(self, detail: str, **told: Any) -> None:
+        super().__init__(detail, **told)
+        if self.remote_traceback:
+            self.__cause__ = RemoteTraceback(self.remote_traceback)
 
     @property
     def type(self) -> str:
@@ -309,6 +358,14 @@ class ValueNotSerializable(CallFailed):
 
 class ReplyTooLarge(CallFailed):
     code = "reply_too_large"
+
+
+class TooManyItems(CallFailed):
+    code = "too_many_items"
+
+
+class ReferenceTooLarge(CallFailed):
+    code = "reference_too_large"
 
 
 def _classes(root: type[KodouError]) -> dict[str, type[KodouError]]:

@@ -1,90 +1,24 @@
-"""The protocol without any I/O: builds requests, reads replies into values or raises. Both clients share it."""
+"""The protocol without any I/O: builds requests, reads replies or raises. Both clients share it."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Union
 from urllib.parse import quote
 
 from kodou.errors import BadReply, KodouError, error_class
+from kodou.messages import EVENT_STREAM, JSON, EnvironmentInfo, Reply, Request, Response, Setup
 
 # Python 3.9 evaluates these two, and has no `|` between types.
-Element = Union[str, Mapping[str, Any]]  # noqa: UP007
-Namepath = Union[str, Sequence[Element]]  # noqa: UP007
+Element = Union[str, Mapping[str, Any]]
+Namepath = Union[str, Sequence[Element]]
 
-JSON = "application/json"
-EVENT_STREAM = "text/event-stream"
+_TIMING = re.compile(r"([A-Za-z]+);dur=([0-9]{1,12}(?:\.[0-9]{1,12})?)(?=[,\s]|$)")
 MAX_SHOWN = 200  # characters of a foreign body that an error quotes
-
-
-@dataclass(frozen=True)
-class Request:
-    """`path` is relative to the server's address; `body` is JSON or empty."""
-
-    method: str
-    path: str
-    body: bytes = b""
-    accept: str = JSON
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Accept": self.accept, **({"Content-Type": JSON} if self.body else {})}
-
-
-@dataclass(frozen=True)
-class Response:
-    """What came back. `headers` has lower-case names."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A language version with exact packages. `reused`: it had been built before."""
-
-    id: str
-    language: str
-    version: str
-    packages: Mapping[str, str]
-    reused: bool
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The answer to a setup: a session id, and what it stands on. `expires` is None where the server sets no end."""
-
-    session_id: str
-    environment: Environment
-    expires: datetime | None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step of a build; numbers that are unknown are None. `bytes` of `total` are those of `package`."""
-
-    phase: str
-    package: str | None = None
-    bytes: int | None = None
-    total: int | None = None
-    line: str | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A call's value and what else the server said of it. `ms`: milliseconds inside the runner."""
-
-    value: Any
-    type: str | None = None
-    stdout: str = ""
-    stderr: str = ""
-    truncated: bool = False
-    ms: float | None = None
 
 
 def step(name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -100,7 +34,7 @@ def setup_request(
     options: Mapping[str, Any] | None = None,
     stream: bool = False,
 ) -> Request:
-    """Args:    options: the protocol's optional members (`resources`, `network`, `env`, `ttl`, `refresh`).
+    """Args:    options: the protocol's optional members (`resources`, `network`, `env`, `ttl`, `refresh`, `lock`).
     Raises:  TypeError: `dependencies` is one string, not several.
     """
     if isinstance(dependencies, str):
@@ -111,7 +45,7 @@ def setup_request(
         members["version"] = version
     members.update(options or {})
     accept = EVENT_STREAM if stream else JSON
-    return Request("POST", f"/environment/{quote(language, safe='')}/setup", _encode(members), accept)
+    return Request("POST", f"/environment/{quote(language, safe='')}/setup", _encode(members), accept, repeatable=True)
 
 
 def call_request(
@@ -126,21 +60,39 @@ def call_request(
     """Args:    timeout_s: rounded up to whole milliseconds; None leaves it to the server.
     Raises:  TypeError: an argument has no JSON form. ValueError: the timeout is not positive.
     """
-    members: dict[str, Any] = {"sessionid": session_id}
-    if timeout_s is not None:
-        if not (timeout_s > 0 and math.isfinite(timeout_s)):
-            msg = f"timeout is a positive number of seconds, not {timeout_s!r}"
-            raise ValueError(msg)
-        members["timeout"] = math.ceil(timeout_s * 1000)
+    members: dict[str, Any] = {"sessionid": session_id, **timeout_member(timeout_s)}
     members["namepath"] = namepath if isinstance(namepath, str) else list(namepath)
     members["args"] = list(args)
     if kwargs:
         members["kwargs"] = dict(kwargs)
-    return Request("POST", f"/environment/{quote(language, safe='')}/call", _encode(members))
+    return Request("POST", call_path(language), _encode(members))
+
+
+def call_path(language: str) -> str:
+    return f"/environment/{quote(language, safe='')}/call"
+
+
+def timeout_member(timeout_s: float | None) -> dict[str, int]:
+    """The member `timeout` in whole milliseconds, if there is to be one. Raises ValueError: it is not positive."""
+    if timeout_s is None:
+        return {}
+    if not (timeout_s > 0 and math.isfinite(timeout_s)):
+        msg = f"timeout is a positive number of seconds, not {timeout_s!r}"
+        raise ValueError(msg)
+    return {"timeout": math.ceil(timeout_s * 1000)}
+
+
+def environment_request(environment_id: str, *, language: str = "python") -> Request:
+    return Request("GET", f"/environment/{quote(language, safe='')}/{quote(environment_id, safe='')}", repeatable=True)
+
+
+def read_environment(response: Response) -> dict[str, Any]:
+    """All that the server knows of an environment; its `lock` is what a setup takes. Raises a `KodouError`."""
+    return _accepted(response)
 
 
 def close_request(session_id: str) -> Request:
-    return Request("DELETE", "/session", _encode({"sessionid": session_id}))
+    return Request("DELETE", "/session", _encode({"sessionid": session_id}), repeatable=True)
 
 
 def read_setup(response: Response) -> Setup:
@@ -149,11 +101,18 @@ def read_setup(response: Response) -> Setup:
 
 
 def read_call(response: Response) -> Reply:
-    """Raises `CallFailed` or what it stands for if there is no value; another `KodouError` if the call was refused."""
-    members = _accepted(response)
+    """The reply with its value as JSON has it.
+
+    Raises `CallFailed` or what it stands for if there is no value; another `KodouError` if the call was refused.
+    """
+    return read_reply(_accepted(response), response.headers, response.status)
+
+
+def read_reply(members: Mapping[str, Any], headers: Mapping[str, str], status: int = 200) -> Reply:
+    """The members of a call's reply, or of its stream's `result` event. Raises `BadReply`."""
     if "value" not in members:
         msg = "the server's reply to a call has no value"
-        raise BadReply(msg, status=response.status)
+        raise BadReply(msg, status=status)
     return Reply(
         value=members["value"],
         type=members.get("type"),
@@ -161,6 +120,10 @@ def read_call(response: Response) -> Reply:
         stderr=members.get("stderr", ""),
         truncated=members.get("truncated", False),
         ms=members.get("ms"),
+        items=members.get("items"),
+        restarted=headers.get("kodou-restarted") == "true",
+        cold=members.get("cold", headers.get("kodou-cold")),
+        timings=_timings(headers.get("server-timing", "")),
     )
 
 
@@ -175,12 +138,31 @@ def _encode(members: Mapping[str, Any]) -> bytes:
 
 
 def _accepted(response: Response) -> dict[str, Any]:
-    members = read_object(response.body, response.status)
-    if response.status >= 400 or members.get("error") is True:
-        if "retry-after" in response.headers and "after_s" not in members:
-            members["after_s"] = _seconds(response.headers["retry-after"])
-        raise failure(members, response.status, response.headers.get("x-request-id"))
+    return checked(read_object(response.body, response.status), response)
+
+
+def checked(members: dict[str, Any], response: Response) -> dict[str, Any]:
+    """The members of a response's body, unless they tell of an error, which is raised."""
+    error = _error(members, response)
+    if error is not None:
+        raise error
     return members
+
+
+def problem(response: Response) -> KodouError | None:
+    """The error that a response tells of, if it does."""
+    try:
+        return _error(read_object(response.body, response.status), response)
+    except BadReply as exc:
+        return exc
+
+
+def _error(members: dict[str, Any], response: Response) -> KodouError | None:
+    if response.status < 400 and members.get("error") is not True:
+        return None
+    if "retry-after" in response.headers and "after_s" not in members:
+        members["after_s"] = seconds(response.headers["retry-after"])
+    return failure(members, response.status, response.headers.get("x-request-id"))
 
 
 def read_object(text: bytes | str, status: int) -> dict[str, Any]:
@@ -221,7 +203,7 @@ def read_ready(members: Mapping[str, Any]) -> Setup:
         expires = members.get("expires")
         return Setup(
             session_id=members["sessionid"],
-            environment=Environment(
+            environment=EnvironmentInfo(
                 id=environment["id"],
                 language=environment["language"],
                 version=environment["version"],
@@ -236,8 +218,14 @@ def read_ready(members: Mapping[str, Any]) -> Setup:
         raise BadReply(msg) from exc
 
 
-def _seconds(text: str) -> float | None:
+def seconds(text: str) -> float | None:
+    """What a `Retry-After` says, if it is a number."""
     try:
         return float(text)
     except ValueError:
         return None
+
+
+def _timings(header: str) -> dict[str, float]:
+    """Milliseconds by phase, out of a `Server-Timing`."""
+    return {name: float(duration) for name, duration in _TIMING.findall(header)}

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from kodou import protocol
+from kodou import display, protocol
+from kodou.arguments import Arguments
 from kodou.errors import KodouError
-from kodou.protocol import Environment, Namepath, Reply
+from kodou.evaluation import Talk, performed
+from kodou.expressions import Evaluable, handle, use
+from kodou.messages import EnvironmentInfo, Reply, Request
+from kodou.protocol import Namepath
+from kodou.references import References
+from kodou.replies import accepted
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,26 +29,51 @@ if TYPE_CHECKING:
 class _Held:
     """What both kinds of session know. `environment` and `expires` are None for one that was taken up by its id."""
 
-    def __init__(self, id: str, environment: Environment | None = None, expires: datetime | None = None) -> None:
+    def __init__(self, id: str, environment: EnvironmentInfo | None = None, expires: datetime | None = None) -> None:
         self.id = id
         self.environment = environment
         self.expires = expires
+        self.references = References()
 
     def _call(
         self, namepath: Namepath, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None
-    ) -> protocol.Request:
-        return protocol.call_request(self.id, namepath, args, kwargs, timeout_s=timeout)
+    ) -> Talk[Reply]:
+        def request(drop: list[str]) -> Request:
+            arguments = Arguments(self._reference)
+            members: dict[str, Any] = {"sessionid": self.id, **protocol.timeout_member(timeout)}
+            members["namepath"] = arguments.encode(namepath, ("namepath",))
+            members["args"] = arguments.items(args, ("args",))
+            if kwargs:
+                members["kwargs"] = {name: arguments.encode(value, (name,)) for name, value in kwargs.items()}
+            if drop:
+                members["drop"] = drop
+            return Request("POST", protocol.call_path("python"), arguments.body(members), accepted())
+
+        return performed(self.references, request)
+
+    def _reference(self, value: Any) -> str | None:
+        if not isinstance(value, Evaluable):
+            return None
+        kept = handle(value)
+        if kept is None:
+            use(value)
+            msg = "an expression among the arguments: pass its `value()`, or `keep()` it and pass the handle"
+            raise TypeError(msg)
+        return kept.name_in(self.references)
 
     def __repr__(self) -> str:
         # The id is a token: whoever reads it in a log could call with it.
         return f"<{type(self).__name__} of {self.environment.id if self.environment else 'an environment'}>"
+
+    def _repr_html_(self) -> str:
+        return display.info_html(self.environment) if self.environment else html.escape(repr(self))
 
 
 class Session(_Held):
     """Calls run one at a time, in order of arrival. As a context manager it is closed at the end."""
 
     def __init__(
-        self, client: Client, id: str, environment: Environment | None = None, expires: datetime | None = None
+        self, client: Client, id: str, environment: EnvironmentInfo | None = None, expires: datetime | None = None
     ) -> None:
         super().__init__(id, environment, expires)
         self._client = client
@@ -59,7 +91,7 @@ class Session(_Held):
 
     def reply(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Reply:
         """As `call`, with what the call printed, the value's type and the time it took."""
-        return protocol.read_call(self._client.send(self._call(namepath, args, kwargs, timeout)))
+        return self._client.run(self._call(namepath, args, kwargs, timeout))
 
     def function(self, namepath: Namepath, *, timeout: float | None = None) -> Function:
         """A callable that stands for the remote one: `norm = session.function("numpy.linalg.norm")`."""
@@ -88,8 +120,8 @@ class Function:
         self._timeout = timeout
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        request = self._session._call(self._namepath, args, kwargs, self._timeout)
-        return protocol.read_call(self._session._client.send(request)).value
+        talk = self._session._call(self._namepath, args, kwargs, self._timeout)
+        return self._session._client.run(talk).value
 
     def __repr__(self) -> str:
         return f"<Function {self._namepath!r}>"
@@ -99,18 +131,18 @@ class AsyncSession(_Held):
     """As `Session`, for asyncio and trio."""
 
     def __init__(
-        self, client: AsyncClient, id: str, environment: Environment | None = None, expires: datetime | None = None
+        self, client: AsyncClient, id: str, environment: EnvironmentInfo | None = None, expires: datetime | None = None
     ) -> None:
         super().__init__(id, environment, expires)
         self._client = client
 
-    async def call(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:  # noqa: ASYNC109
+    async def call(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """See `Session.call`. The timeout is the server's: it ends what the call started."""
         return (await self.reply(namepath, *args, timeout=timeout, **kwargs)).value
 
-    async def reply(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Reply:  # noqa: ASYNC109
+    async def reply(self, namepath: Namepath, *args: Any, timeout: float | None = None, **kwargs: Any) -> Reply:
         """See `Session.reply`."""
-        return protocol.read_call(await self._client.send(self._call(namepath, args, kwargs, timeout)))
+        return await self._client.run(self._call(namepath, args, kwargs, timeout))
 
     def function(self, namepath: Namepath, *, timeout: float | None = None) -> AsyncFunction:
         """See `Session.function`; what it returns is awaited."""
@@ -139,8 +171,8 @@ class AsyncFunction:
         self._timeout = timeout
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        request = self._session._call(self._namepath, args, kwargs, self._timeout)
-        return protocol.read_call(await self._session._client.send(request)).value
+        talk = self._session._call(self._namepath, args, kwargs, self._timeout)
+        return (await self._session._client.run(talk)).value
 
     def __repr__(self) -> str:
         return f"<AsyncFunction {self._namepath!r}>"

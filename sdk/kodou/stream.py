@@ -1,13 +1,23 @@
-"""A setup's stream of server-sent events, read as its bytes come. No I/O here either."""
+"""Streams of server-sent events, read as their bytes come. No I/O here either."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Union
 
-from kodou.errors import BadReply
-from kodou.protocol import Progress, Setup, failure, read_object, read_ready
+from kodou.errors import BadReply, KodouError
+from kodou.messages import Item, Output, Progress, Reply, Response, Setup
+from kodou.protocol import checked, failure, read_object, read_ready, read_reply, read_setup
+from kodou.replies import read_value
+from kodou.values import Values
+
+Told = Union[Progress, Setup, Output, Item, Reply]
+
+
+def is_result(told: Told) -> bool:
+    """Whether it is the last thing that a stream tells."""
+    return isinstance(told, (Setup, Reply))
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class EventReader:
         """The events that this chunk completes."""
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         for line in lines:
-            event = self._line(line.removesuffix(b"\r").decode("utf-8", "replace"))
+            event = self._line((line[:-1] if line.endswith(b"\r") else line).decode("utf-8", "replace"))
             if event is not None:
                 yield event
 
@@ -51,31 +61,82 @@ class EventReader:
         return None  # a comment (a sign of life), or a field that this protocol does not use
 
 
-@dataclass
-class SetupReader:
-    """Follows the stream of one setup: hands on its progress, ends with its session."""
+class Reader(Protocol):
+    """What becomes of one streamed response. The last thing that is told is the result."""
 
-    on_progress: Callable[[Progress], object]
-    _events: EventReader = field(default_factory=EventReader)
+    def feed(self, chunk: bytes, headers: Mapping[str, str]) -> Iterator[Told]:
+        """What this chunk tells. Raises the `KodouError` of an `error` event."""
 
-    def feed(self, chunk: bytes, *, request_id: str | None = None) -> Setup | None:
-        """The setup, once its `ready` event came. Raises the `KodouError` of an `error` event."""
-        for event in self._events.feed(chunk):
-            if event.name == "progress":
-                members = read_object(event.data, 200)
-                self.on_progress(_progress(members))
-            elif event.name == "ready":
-                return read_ready(read_object(event.data, 200))
-            elif event.name == "error":
-                members = read_object(event.data, 200)
-                status = members.get("status")
-                raise failure(members, status if isinstance(status, int) else 500, request_id)
-        return None
+    def whole(self, response: Response) -> Told:
+        """The result, where the server answered without a stream. Raises a `KodouError`."""
 
     def ended(self) -> BadReply:
-        """What it means that the stream is over and `feed` never gave a setup."""
+        """What it means that the stream is over before its result."""
+
+
+class SetupReader:
+    """A setup: its progress, then its session."""
+
+    def __init__(self) -> None:
+        self._events = EventReader()
+
+    def feed(self, chunk: bytes, headers: Mapping[str, str]) -> Iterator[Progress | Setup]:
+        for event in self._events.feed(chunk):
+            if event.name == "progress":
+                yield _progress(read_object(event.data, 200))
+            elif event.name == "ready":
+                yield read_ready(read_object(event.data, 200))
+            elif event.name == "error":
+                raise _failure(event, headers)
+
+    def whole(self, response: Response) -> Setup:
+        return read_setup(response)
+
+    def ended(self) -> BadReply:
         msg = "the server's stream ended before the environment was ready; set it up again to follow the same build"
         return BadReply(msg)
+
+
+class CallReader:
+    """A call: what it prints and the items of what it gives, then its reply."""
+
+    def __init__(self) -> None:
+        self._events = EventReader()
+        self._values = Values()
+
+    def feed(self, chunk: bytes, headers: Mapping[str, str]) -> Iterator[Output | Item | Reply]:
+        for event in self._events.feed(chunk):
+            if event.name == "error":
+                raise _failure(event, headers)
+            if event.name in ("output", "item", "result"):
+                yield from self._told(event, read_object(event.data, 200), headers)
+
+    def whole(self, response: Response) -> Reply:
+        return read_value(response)
+
+    def ended(self) -> BadReply:
+        msg = "the server's stream ended before the call did; what became of the call is not known"
+        return BadReply(msg)
+
+    def _told(
+        self, event: Event, members: dict[str, Any], headers: Mapping[str, str]
+    ) -> Iterator[Output | Item | Reply]:
+        if event.name == "output":
+            yield from (Output(str(members[name]), name) for name in ("stdout", "stderr") if name in members)
+        elif event.name == "item":
+            if not isinstance(members.get("index"), int) or "value" not in members:
+                msg = "the server's stream has an item without its index and value"
+                raise BadReply(msg)
+            yield Item(members["index"], self._values.decode(members["value"]))
+        else:
+            reply = read_reply(checked(members, Response(200, headers, b"")), headers)
+            yield replace(reply, value=self._values.decode(reply.value))
+
+
+def _failure(event: Event, headers: Mapping[str, str]) -> KodouError:
+    members = read_object(event.data, 200)
+    status = members.get("status")
+    return failure(members, status if isinstance(status, int) else 500, headers.get("x-request-id"))
 
 
 def _progress(members: Mapping[str, Any]) -> Progress:

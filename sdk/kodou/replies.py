@@ -1,0 +1,33 @@
+"""Replies to calls, with their values as Python's: out of JSON, or of a form with files beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kodou import multipart
+from kodou.errors import BadReply
+from kodou.libraries import installed
+from kodou.messages import JSON, Reply, Response
+from kodou.protocol import checked, read_object, read_reply
+from kodou.values import Values
+
+
+def accepted() -> str:
+    """The forms that are wanted: with files where their arrays can be made, and else as plain lists."""
+    return f"{multipart.MEDIA_TYPE}, {JSON};q=0.5" if installed("numpy") else JSON
+
+
+def read_value(response: Response) -> Reply:
+    """As `protocol.read_call`, with tags turned into bytes, arrays, frames and images."""
+    content_type = response.headers.get("content-type", "")
+    files = None
+    body: bytes | memoryview = response.body
+    if content_type.startswith(multipart.MEDIA_TYPE):
+        files = multipart.read_form(content_type, response.body)
+        if "reply" not in files:
+            msg = "the server's reply has no part 'reply'"
+            raise BadReply(msg, status=response.status)
+        body = files.pop("reply")
+    members = checked(read_object(bytes(body), response.status), response)
+    reply = read_reply(members, response.headers, response.status)
+    return replace(reply, value=Values(files).decode(reply.value))

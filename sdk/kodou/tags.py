@@ -1,0 +1,34 @@
+"""Tags: objects of one key, or of a few fixed ones, that stand for what JSON cannot hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_REFERENCE = re.compile("r[0-9a-f]*-?[0-9]+")
+_OF_TEXT = frozenset({"$file", "$bytes"})
+_NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+# Tags of several keys: those that have to be there, and those that may.
+_SHAPES = (
+    ("$array", {"$array", "dtype", "shape"}, {"$array", "dtype", "shape"}),
+    ("$image", {"$image", "type"}, {"$image", "type"}),
+    ("$frame", {"$frame", "columns", "data"}, {"$frame", "columns", "index", "data"}),
+)
+
+
+def tag_of(members: Mapping[Any, Any]) -> str | None:
+    """Which tag an object has the shape of; None: it is none, whatever it resembles."""
+    if len(members) == 1:
+        ((name, inner),) = members.items()
+        if name == "$ref":
+            return name if isinstance(inner, str) and _REFERENCE.fullmatch(inner) else None
+        if name == "$object":
+            return name if isinstance(inner, dict) else None
+        if name == "$float":
+            return name if isinstance(inner, str) and inner in _NOT_FINITE else None
+        return name if name in _OF_TEXT and isinstance(inner, str) else None
+    for name, least, most in _SHAPES:
+        if least <= members.keys() <= most:
+            return name if isinstance(members[name], str) else None
+    return None
