@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from benchmarks.servers import in_process, kodou
+from benchmarks.values import SIZES_MB, Floor, LargeValues, plain_rate
 from benchmarks.wire import Wire
 
 SUM = [{"moduleName": "numpy"}, {"name": "array", "args": [[2, 4, 6]]}, {"name": "sum"}]
@@ -69,6 +70,7 @@ class Measured:
         self.cold_s = timed(lambda: first_answer(self.wire, SETUP))  # nothing cached: index, wheels, image
         self.sessions = [first_answer(self.wire, SETUP) for _ in range(8)]
         self.request = call_request(self.wire, self.sessions[0])
+        self.values = LargeValues(self.wire, self.sessions[0])
         self.new_s: list[float] = []
         self.reused_s: list[float] = []
         self.calls_s: list[float] = []
@@ -121,21 +123,29 @@ def main() -> None:
             stack.callback(shutil.rmtree, data_dir, ignore_errors=True)
             port, token = stack.enter_context(kodou(backend, data_dir))
             measured.append(Measured(backend, port, token))
+        floor = Floor()
+        stack.callback(floor.close)
         peer_s: list[float] = []
         peer_rates: list[float] = []
+        plain: dict[tuple[int, str], list[float]] = {}
         for round_ in range(options.rounds):  # interleaved, so that a slow moment of the machine meets all alike
             peer_s.extend(timed(lambda: peer.send(peer_request)) for _ in range(options.calls))
             wires = [Wire(peer_port) for _ in range(8)]
             peer_rates.append(crowd([(w, peer_request) for w in wires], options.calls // 8))
             for wire in wires:
                 wire.close()
+            for size in SIZES_MB:
+                plain.setdefault((size, "floor"), []).append(plain_rate(floor, size))
+                plain.setdefault((size, "peer"), []).append(plain_rate(peer, size))
             for subject in measured:
+                subject.values.measure()
                 subject.calls(options.calls)
                 subject.crowd(options.calls // 8)
                 subject.setup_reused()
                 if round_ < len(NEW):
                     subject.setup_new(NEW[round_])
         report(measured, peer_s, peer_rates)
+        report_values(measured, plain)
 
 
 def report(measured: list[Measured], peer_s: list[float], peer_rates: list[float]) -> None:
@@ -158,6 +168,18 @@ def report(measured: list[Measured], peer_s: list[float], peer_rates: list[float
         print(f"{f'setup cold, to first answer, {subject.backend} (ms)':44} {subject.cold_s * 1000:10.0f}")
         print(f"{f'new, numpy wheel in store, {subject.backend} (ms)':44} {ms(subject.new_s)}")
         print(f"{f'setup reused, to first answer, {subject.backend} (ms)':44} {ms(subject.reused_s)}")
+
+
+def report_values(measured: list[Measured], plain: dict[tuple[int, str], list[float]]) -> None:
+    """Megabytes a second there and back, and how many times the floor that is."""
+    for size in SIZES_MB:
+        floor = median(plain[size, "floor"])
+        rows = {"floor, JSON over a Unix socket": floor, "in-process FastAPI peer, JSON": median(plain[size, "peer"])}
+        for subject in measured:
+            for form in ("JSON", "bytes"):
+                rows[f"{subject.backend}, {form}"] = median(subject.values.rates[size, form])
+        for name, rate in rows.items():
+            print(f"{f'{size} MB of floats, {name} (MB/s)':54} {rate:10.0f}    {rate / floor:.2f}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,15 @@ def total(numbers: Numbers) -> dict[str, float]:
     return {"value": float(numpy.array(numbers.values).sum())}
 
 
+class Call(BaseModel):
+    args: list[list[float]]
+
+
+@app.post("/echo")
+def echo(call: Call) -> dict[str, list[float]]:
+    return {"value": numpy.asarray(call.args[0]).tolist()}
+
+
 @app.get("/ready")
 def ready() -> dict[str, bool]:
     return {"ready": True}

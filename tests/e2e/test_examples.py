@@ -1,10 +1,13 @@
 """Each example runs as it stands, against a real server, on each backend."""
 
 import fcntl
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from tests.conftest import engine_required
 pytestmark = pytest.mark.index
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+COLLECTION = EXAMPLES / "kodou.postman_collection.json"
 NEWMAN = "6.2.2"  # works from Node 16 on
 CACHE = Path(os.environ.get("KODOU_CACHE_DIR", "~/.cache/kodou")).expanduser()
 TIMEOUT_S = 240.0
@@ -71,7 +75,8 @@ def newman() -> Path:
 
 
 def test_every_example_is_run_here() -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == {*COMMANDS, "kodou.postman_collection.json", "README.md"}
+    others = {COLLECTION.name, "lines.txt", "README.md"}
+    assert {path.name for path in EXAMPLES.iterdir()} == {*COMMANDS, *others}
 
 
 @pytest.mark.parametrize("example", COMMANDS)
@@ -85,10 +90,39 @@ def test_example(server: Any, example: str) -> None:
     assert sessions(server) == []
 
 
+def requests_of(items: list[Any]) -> Iterator[Any]:
+    """The requests of a collection, those in folders too."""
+    for item in items:
+        if "item" in item:
+            yield from requests_of(item["item"])
+        else:
+            yield item["request"]
+
+
+def test_the_postman_collection_has_each_route(server: Any) -> None:
+    """A path of the description is met where each of its segments is the same, or a parameter."""
+    document = server.bearing().get("/openapi.json").json()
+    routes = {
+        (method.upper(), re.sub(r"\{[^}]+\}", "[^/]+", path))
+        for path, methods in document["paths"].items()
+        for method in methods
+    }
+    asked = [
+        (request["method"], "/" + "/".join(request["url"]["path"]))
+        for request in requests_of(json.loads(COLLECTION.read_text())["item"])
+    ]
+    missing = [
+        route
+        for route in routes
+        if not any(method == route[0] and re.fullmatch(route[1], path) for method, path in asked)
+    ]
+    assert missing == []
+
+
 def test_postman_collection(server: Any, newman: Path) -> None:
     variables = {"baseUrl": server.url, "token": server.key("examples")["api_id"]}
     options = [text for name, value in variables.items() for text in ("--env-var", f"{name}={value}")]
-    collection = EXAMPLES / "kodou.postman_collection.json"
-    out = run([str(newman), "run", str(collection), "--bail", "--color", "off", *options], server)
+    command = [str(newman), "run", str(COLLECTION), "--bail", "--color", "off", "--working-dir", str(EXAMPLES)]
+    out = run([*command, *options], server)
     assert "Call numpy.array([2, 4, 6]).sum()" in out
     assert sessions(server) == []

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.environments.builds import Environments
 from orchestrator.environments.index import Index
 from orchestrator.environments.lock import Lock, environment_id
+from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.python import PythonBuilder
 from orchestrator.environments.uv import ca_bundle
 from orchestrator.environments.wheels import WheelStore
@@ -136,6 +137,32 @@ async def test_a_set_without_wheels_is_refused_where_source_builds_are(settings:
     with pytest.raises(DependencyUnresolvable, match="nothing from source"):
         await PythonBuilder(strict, images).lock(interpreter("3.12.4"), SOURCE_ONLY[:1])
     assert images.sandbox_locks == []
+
+
+async def test_a_lock_document_finds_the_very_files_again_whatever_is_newer_by_now(
+    settings: Settings, builder: PythonBuilder
+) -> None:
+    on = interpreter("3.12.4")
+    old = PythonBuilder(settings.model_copy(update={"exclude_newer": "2025-01-01T00:00:00Z"}), FakeImages())
+    first = await old.lock(on, ["pandas", "requests"])
+    document = LockDocument.of(environment_id(first, on), first, on, index="")
+    again = await builder.relock(on, LockDocument.read(document.members()).files)
+    assert [replace(file, size=None) for file in again.files] == [replace(file, size=None) for file in first.files]
+    assert environment_id(again, on) == document.environment_id
+    assert len(await fetched(builder, again)) >= len(again.files)
+
+
+async def test_a_lock_document_of_what_the_index_has_not_cannot_be_resolved(builder: PythonBuilder) -> None:
+    on = interpreter("3.12.4")
+    (six,) = (await builder.lock(on, ["six==1.16.0"])).files
+    for other in (
+        replace(six, sha256="0" * 64),
+        replace(six, filename="six-1.16.0-py3-none-any.whl"),
+        replace(six, version="1.16.1", filename="six-1.16.1-py2.py3-none-any.whl"),
+        replace(six, name="kodou-no-such-package", filename="kodou_no_such_package-1.16.0-py3-none-any.whl"),
+    ):
+        with pytest.raises(DependencyUnresolvable):
+            await builder.relock(on, [other])
 
 
 @pytest.mark.slow  # uv tries for a while before it gives up
