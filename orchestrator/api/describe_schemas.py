@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
-from runner.discovery import MAX_MEMBERS
+from runner.discovery.discover import MAX_MEMBERS
 
 from orchestrator.api.schemas import Body
 

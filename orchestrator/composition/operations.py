@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from msgspec import Raw
-from runner.references import NAME
+from runner.evaluation.references import NAME
 
 from orchestrator.composition.parts import Place, Spread
 from orchestrator.composition.tags import REFERENCE, tagged

@@ -120,7 +120,8 @@ class RunnerChannel(Protocol):
     ) -> Run:
         """Run one request; always returns within `timeout_s` + 0.25 s of its start, after waiting for its turn.
 
-        It runs no longer than `until`, in the loop's time; if its turn comes after that, it is not begun. The next one begins once the reply's content, if it has any, is read or dropped. `events` get what it tells before.
+        It runs no longer than `until`, in the loop's time; if its turn comes after that, it is not begun. `events` get what
+        it tells before its reply. The next one begins once the reply's content, if it has any, is read or dropped.
         """
 
     def alive(self) -> bool:

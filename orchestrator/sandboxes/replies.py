@@ -68,7 +68,8 @@ class NotSerializable:
 class RefusedCall:
     """The call named what is not there. `code` is one of `runner.frames.REFUSALS`.
 
-    `stage`, `item` and `pipe` say where in a composition; `available` lists the forms of a value that has none of those asked for.
+    `stage`, `item` and `pipe` say where in a composition; `available` lists the forms of a value that has none of those
+    asked for.
     """
 
     code: str

@@ -138,8 +138,9 @@ class SessionManager:
         until: float | None = None,
         events: Events | None = None,
     ) -> CallOutcome:
-        """Run one request; `timeout_s` counts from its turn, `until` is in the loop's time. After a `Violation` the next gets a fresh sandbox, and so does
-        one that was not sent by then. `events` get what it tells before its reply, and are ended with it.
+        """Run one request; `timeout_s` counts from its turn, `until` is in the loop's time. After a `Violation` the next
+        gets a fresh sandbox, and so does one that was not sent by then. `events` get what it tells before its reply, and
+        are ended with it.
         Raises `SessionNotFound`, `SessionExpired`, `RateLimited`, `ShuttingDown`; `SandboxLost`, `EngineUnavailable`,
         `StoreBusy` if a fresh sandbox is due and does not start."""
         live = self.cached(sessionid, principal) or await self.find(sessionid, principal)

@@ -7,19 +7,19 @@ import os
 from time import perf_counter
 
 from . import describe, frames
-from .arguments import Reader, Request, may_hold_tags, parse
-from .namepath import apply
+from .evaluation.arguments import Reader, Request, may_hold_tags, parse
+from .evaluation.namepath import apply
+from .evaluation.results import drained, told
 from .refusal import ArgumentRaised, NotAcceptable, NoValue, Refusal, ReplyTooLarge
-from .results import drained, told
-from .values import encode
+from .values.rendering import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Mapping
 
     from .capture import Capture
-    from .composition import Composition
-    from .references import References
+    from .evaluation.composition import Composition
+    from .evaluation.references import References
     from .stream import Stream
 
     Reply = tuple[int, bytes, bytes | memoryview]  # kind, body, extra
@@ -132,7 +132,7 @@ class Calls:
             return self._rendered(self._looked_up(frame), forms, nonfinite_as_strings)
         reader = self._reader
         if files or may_hold_tags(frame.body):
-            from .tags import Tags
+            from .evaluation.tags import Tags
 
             reader = Reader(self._references, Tags(self._references, files or {}))
         request = parse(frame.body, reader) if frame.kind == frames.CALL else _composition(frame.body, reader, place)
@@ -163,7 +163,7 @@ class Calls:
     def _looked_up(self, frame: frames.Frame) -> Any:
         if frame.kind == frames.REFERENCES:
             return self._references().listed()
-        from .discovery import discover
+        from .discovery.discover import discover
 
         return discover(frame.body, self._references().get)
 
@@ -172,7 +172,7 @@ class Calls:
         if forms == _ONLY_JSON:
             text, name = encode(value, max_bytes=limits.max_reply_bytes, nonfinite_as_strings=nonfinite_as_strings)
             return frames.VALUE, _head(text, name), b""
-        from .forms import render
+        from .values.forms import render
 
         rendered = render(
             value,
@@ -194,7 +194,7 @@ class Calls:
 
     def _references(self) -> References:
         if self._kept is None:
-            from .references import References  # few sessions keep anything
+            from .evaluation.references import References  # few sessions keep anything
 
             limits = self._limits
             self._kept = References(
@@ -245,7 +245,7 @@ class Calls:
 
 
 def _composition(body: bytes, reader: Reader, place: dict[str, Any]) -> Composition:
-    from .composition import Composition  # few sessions compose
+    from .evaluation.composition import Composition  # few sessions compose
 
     return Composition(body, reader, place)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from .namepath import is_ours
+from .evaluation.namepath import is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

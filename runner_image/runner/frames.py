@@ -29,7 +29,7 @@ Requests (`REQUESTS`); "sessionid" (left empty), "session" and "timeout" in thei
   `{"$array": name}` in the body mean.
 
 Replies (`REPLIES`), one to each request:
-- VALUE: the whole HTTP body, at most `max_reply_bytes` of it. In typed form (`typed.py`) `extra` is an envelope with `files`
+- VALUE: the whole HTTP body, at most `max_reply_bytes` of it. In typed form (`values/typed.py`) `extra` is an envelope with `files`
   only, at most `max_content_bytes` of them; else it is empty.
 - CONTENT: `extra` is the value itself in another form, at most `max_content_bytes` of it, and the body says what it is:
   {"form": one of `FORMS`, "type": str, "ms": float}.
@@ -90,7 +90,7 @@ REFUSALS = frozenset(
 NO_VALUE = frozenset({"value_not_serializable", "too_many_items", "reply_too_large", "reference_too_large"})
 
 JSON = "json"
-TYPED = "typed"  # JSON with attachments (`typed.py`)
+TYPED = "typed"  # JSON with attachments (`values/typed.py`)
 # Forms of a value. All but the first two are CONTENT.
 FORMS = frozenset({JSON, TYPED, "octets", "text", "csv", "png", "svg", "arrow", "npy"})
 

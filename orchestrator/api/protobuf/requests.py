@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from runner.references import NAME
+from runner.evaluation.references import NAME
 from starlette.types import Receive
 
 from orchestrator.api import parsing

@@ -1,4 +1,4 @@
-"""The JSON of a typed reply (`runner/typed.py`) and its files, as a `CallReply`. Not a byte of it is trusted."""
+"""The JSON of a typed reply (`runner/values/typed.py`) and its files, as a `CallReply`. Not a byte of it is trusted."""
 
 import base64
 import binascii
@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.references import NAME
-from runner.tags import tag_of
+from runner.evaluation.references import NAME
+from runner.evaluation.tags import tag_of
 
 from orchestrator.api.protobuf import MAX_DEPTH
 from orchestrator.api.protobuf.kodou_pb2 import Value

@@ -15,8 +15,8 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
-from runner import typed
-from runner.tags import Tags
+from runner.evaluation.tags import Tags
+from runner.values import typed
 
 from orchestrator.api.problems import MalformedRequest
 from orchestrator.api.protobuf import MAX_DEPTH, replies, requests, values

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import runner
-from runner import frames, results
+from runner import frames
+from runner.evaluation import results
 
 BOOT = Path(runner.__file__).with_name("boot.py")
 CONFIG: dict[str, Any] = {

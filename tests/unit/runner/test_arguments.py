@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runner import arguments
-from runner.arguments import Reader
-from runner.references import References
+from runner.evaluation import arguments
+from runner.evaluation.arguments import Reader
+from runner.evaluation.references import References
+from runner.evaluation.strict import MAX_DEPTH
 from runner.refusal import InvalidRequest
-from runner.strict import MAX_DEPTH
 
 
 def parse(body: bytes) -> arguments.Request:

@@ -16,10 +16,10 @@ import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runner import discovery
-from runner.discovery import discover
+from runner.discovery import discover as discover_module
+from runner.discovery.discover import discover
+from runner.discovery.signatures import signature
 from runner.refusal import AttributeNotFound, InvalidRequest, NameNotFound, ReferenceNotFound
-from runner.signatures import signature
 
 STANDARD = [
     "argparse", "array", "asyncio", "base64", "bisect", "builtins", "calendar", "collections", "concurrent.futures",
@@ -282,7 +282,7 @@ def test_docs_and_signatures_are_bounded(module: ModuleType) -> None:
     long.__defaults__ = ()
     module.long = long  # type: ignore[attr-defined]
     module.huge = lambda a="y" * 10_000, b=10**9999: None  # type: ignore[attr-defined,misc]
-    assert len(described("subject.long")["doc"]) == discovery.MAX_DOC + 1
+    assert len(described("subject.long")["doc"]) == discover_module.MAX_DOC + 1
     assert described("subject.huge")["signature"] == "(a=..., b=...)"
 
 

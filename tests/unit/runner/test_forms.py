@@ -29,8 +29,9 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
 from PIL import Image
 from pydantic import BaseModel
-from runner import forms, frames, values
+from runner import frames
 from runner.refusal import NotAcceptable, NotSerializable, ReplyTooLarge
+from runner.values import forms, rendering
 
 from .conftest import Orchestrator, receive
 
@@ -208,7 +209,7 @@ def test_a_type_that_raises_when_looked_at_has_no_form() -> None:
 @given(value=st.recursive(st.none() | st.integers() | st.text() | st.floats(), st.lists))
 def test_json_is_as_without_a_choice(value: Any) -> None:
     rendered = render(value, "json")
-    assert (rendered.body, rendered.type) == values.encode(value, max_bytes=ROOM)
+    assert (rendered.body, rendered.type) == rendering.encode(value, max_bytes=ROOM)
     assert rendered.form == "json"
 
 
@@ -221,7 +222,8 @@ def test_the_type_is_named_beside_every_content() -> None:
 def test_no_package_is_imported_to_recognise_a_value() -> None:
     code = """
 import sys
-from runner import forms, frames
+from runner.values import forms
+from runner import frames
 for value in (b"a", "a", [1], [[1]], 1.5, None):
     for form in frames.FORMS:
         try:

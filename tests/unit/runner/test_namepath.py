@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runner.arguments import Reader, parse
-from runner.namepath import apply
-from runner.references import References
+from runner.evaluation.arguments import Reader, parse
+from runner.evaluation.namepath import apply
+from runner.evaluation.references import References
 from runner.refusal import AttributeNotFound, NameNotFound, NotCallable, Refusal
 
 

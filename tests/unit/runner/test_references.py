@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runner import frames, sizes
-from runner.sizes import estimate
+from runner import frames
+from runner.evaluation import sizes
+from runner.evaluation.sizes import estimate
 
 from .in_process import LIMITS, Session
 

@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
 import pytest
+from runner.evaluation.results import awaited, drained
 from runner.refusal import TooManyItems
-from runner.results import awaited, drained
 
 
 def numbers(n: int) -> Iterator[int]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runner import frames
-from runner.strict import MAX_DEPTH
-from runner.tags import tag_of
+from runner.evaluation.strict import MAX_DEPTH
+from runner.evaluation.tags import tag_of
 
 from .in_process import Reply, Session
 

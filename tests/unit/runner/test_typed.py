@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
-from runner import typed
+from runner.evaluation.tags import Tags
 from runner.frames import MAX_FILES
 from runner.refusal import InvalidRequest, NotSerializable, ReplyTooLarge
-from runner.tags import Tags
+from runner.values import typed
 
 ROOM = 1 << 24
 

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runner.refusal import NotSerializable, NoValue, ReplyTooLarge
-from runner.values import MAX_DEPTH, encode
+from runner.values.rendering import MAX_DEPTH, encode
 
 ROOM = 1 << 24
 

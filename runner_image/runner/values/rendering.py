@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import ItemsView, KeysView, Mapping, Sequence, Set, ValuesView
 
+from ..describe import bounded_repr, message, type_name
+from ..headroom import Headroom
+from ..refusal import NotSerializable, NoValue
 from . import arrays, images, scalars, tables
-from .describe import bounded_repr, message, type_name
-from .headroom import Headroom
 from .kinds import names
-from .refusal import NotSerializable, NoValue
 from .room import Room
 from .text import NotFinite, dumps
 

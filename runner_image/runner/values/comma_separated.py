@@ -12,9 +12,9 @@ from math import isfinite, isnan
 
 from .buffer import Buffer
 from .kinds import known, names
+from .rendering import Renderer
 from .tables import counts
 from .text import NotFinite, dumps, utf8
-from .values import Renderer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

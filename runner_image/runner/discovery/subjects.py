@@ -8,8 +8,8 @@ import pkgutil
 import sys
 import types
 
-from .namepath import _module as imported
-from .refusal import AttributeNotFound, InvalidRequest, NameNotFound, ReferenceNotFound
+from ..evaluation.namepath import _module as imported
+from ..refusal import AttributeNotFound, InvalidRequest, NameNotFound, ReferenceNotFound
 from .statics import MISSING, has_method, is_class, is_module, lookup, names, namespace, type_name, unwrapped
 
 TYPE_CHECKING = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .headroom import Headroom
-from .refusal import InvalidRequest
+from ..headroom import Headroom
+from ..refusal import InvalidRequest
 from .strict import load
 
 TYPE_CHECKING = False

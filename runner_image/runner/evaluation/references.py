@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from .describe import bounded_repr, type_name
-from .refusal import ReferenceNotFound, ReferenceTooLarge, TooManyReferences
+from ..describe import bounded_repr, type_name
+from ..refusal import ReferenceNotFound, ReferenceTooLarge, TooManyReferences
 from .sizes import estimate
 
 TYPE_CHECKING = False

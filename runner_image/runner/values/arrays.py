@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from .values import Renderer
+    from .rendering import Renderer
 
 # dtype kinds whose `tolist` is JSON at once, and the largest floats for which it is.
 _PLAIN = frozenset("biu")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from .refusal import InvalidRequest
+from ..refusal import InvalidRequest
 from .tables import counts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Mapping
 
-    from .values import Renderer
+    from .rendering import Renderer
 
     # Makes a value out of what stands in the request, whose place there is the second argument.
     Resolve = Callable[[Any, str], Any]

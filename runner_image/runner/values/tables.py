@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from .values import Renderer
+    from .rendering import Renderer
 
 
 def _frame(renderer: Renderer, value: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from .images import Writer
+    from .rendering import Renderer
     from .room import Room
-    from .values import Renderer
 
 
 def duration(ticks: int, per_second: int) -> str:

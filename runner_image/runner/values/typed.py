@@ -9,23 +9,23 @@ Arguments have the same tags, so what one session gives another takes; `array` a
 
 from __future__ import annotations
 
+from ..evaluation.tags import tag_of
+from ..frames import MAX_FILES
+from ..refusal import ReplyTooLarge
 from . import array_bytes, data_frames
 from .array_bytes import array
 from .data_frames import frame
-from .frames import MAX_FILES
-from .refusal import ReplyTooLarge
+from .rendering import KNOWN, Renderer, find
+from .rendering import encode as encode_json
 from .room import Room
-from .tags import tag_of
 from .text import NotFinite
-from .values import KNOWN, Renderer, find
-from .values import encode as encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Mapping
 
     from .images import Content, Writer
-    from .values import Render
+    from .rendering import Render
 
 __all__ = ["array", "encode", "frame"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..refusal import InvalidRequest
 from .arguments import check_members
 from .namepath import function, made
-from .refusal import InvalidRequest
 from .results import bounded, drained_of_asynchronous
 
 TYPE_CHECKING = False

@@ -4,8 +4,8 @@
     {"$file": part}, {"$image": part, "type": media type}       bytes of a file of the request
     {"$bytes": base64}                                          bytes
     {"$float": "NaN" | "Infinity" | "-Infinity"}                a number
-    {"$array": part, "dtype": "<f8", "shape": [2, 3]}           a numpy array (`typed.py`)
-    {"$frame": "pandas"|"polars", "columns", "index"?, "data"}  a data frame (`typed.py`)
+    {"$array": part, "dtype": "<f8", "shape": [2, 3]}           a numpy array (`values/typed.py`)
+    {"$frame": "pandas"|"polars", "columns", "index"?, "data"}  a data frame (`values/typed.py`)
     {"$object": {…}}                                            that very object, no tag whatever its keys
 
 An object that only resembles one of these, such as {"$ref": "#/definitions/x"}, is the object that it is.
@@ -13,8 +13,8 @@ An object that only resembles one of these, such as {"$ref": "#/definitions/x"},
 
 from __future__ import annotations
 
+from ..refusal import InvalidRequest
 from .references import NAME
-from .refusal import InvalidRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,12 +109,12 @@ class Tags:
         return bytes(self._named(members["$image"], field))
 
     def _array(self, members: dict[str, Any], field: str) -> Any:
-        from .typed import array
+        from ..values.typed import array
 
         return array(members, self._named(members["$array"], field), field)
 
     def _frame(self, members: dict[str, Any], field: str) -> Any:
-        from .typed import frame
+        from ..values.typed import frame
 
         return frame(members, self.resolve, field)
 

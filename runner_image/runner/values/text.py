@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from math import isfinite, isnan
 
-from .describe import bounded_repr
-from .refusal import NotSerializable
+from ..describe import bounded_repr
+from ..refusal import NotSerializable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

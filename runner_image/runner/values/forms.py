@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import values
-from .describe import type_name
-from .frames import JSON, TYPED
-from .headroom import Headroom
-from .refusal import NotAcceptable, NotSerializable
+from ..describe import type_name
+from ..frames import JSON, TYPED
+from ..headroom import Headroom
+from ..refusal import NotAcceptable, NotSerializable
+from . import rendering
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def render(
     for form in forms:
         try:
             if form == JSON:
-                body, name = values.encode(value, max_bytes=max_bytes, nonfinite_as_strings=nonfinite_as_strings)
+                body, name = rendering.encode(value, max_bytes=max_bytes, nonfinite_as_strings=nonfinite_as_strings)
                 return Rendered(JSON, name, body)
             if form == TYPED:
                 return _typed(value, max_bytes, max_content_bytes)
@@ -84,7 +84,7 @@ def _content(value: Any, form: str, max_bytes: int) -> Content | None:
             room.check(0 if content is None else len(content))
             return content
     except BaseException as exc:
-        failure = values.no_value(value, exc)
+        failure = rendering.no_value(value, exc)
     raise failure
 
 
@@ -99,7 +99,7 @@ def _available(value: Any) -> list[str]:
     """The forms that a value has, as far as shows without rendering it."""
     from .contents import FORMS, find
 
-    forms = [JSON, TYPED] if _has(values.has_form, value) else []
+    forms = [JSON, TYPED] if _has(rendering.has_form, value) else []
     return forms + [form for form in FORMS if _has(find, value, form)]
 
 

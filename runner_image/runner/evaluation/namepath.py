@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 
-from .refusal import AttributeNotFound, NameNotFound, NotCallable
+from ..refusal import AttributeNotFound, NameNotFound, NotCallable
 from .results import awaited
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _Module = type(sys)
 _import = __import__
 # Where our own code is: a traceback without other files in it did not reach user code.
-OUR_FILES = __file__.rpartition("/")[0] + "/"
+OUR_FILES = __file__.rpartition("/")[0].rpartition("/")[0] + "/"
 IMPORT_MACHINERY = "<frozen importlib."
 
 # Where the arguments of a request stand in it.

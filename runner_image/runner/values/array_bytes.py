@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from ..refusal import InvalidRequest
 from .buffer import Buffer
 from .kinds import names
-from .refusal import InvalidRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

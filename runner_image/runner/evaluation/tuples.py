@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..refusal import ArgumentRaised, InvalidRequest, NotCallable, Refusal
 from .arguments import Step, check_members, names
 from .namepath import invoke, resolve
-from .refusal import ArgumentRaised, InvalidRequest, NotCallable, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

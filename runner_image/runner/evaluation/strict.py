@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from .headroom import Headroom
-from .refusal import InvalidRequest
+from ..headroom import Headroom
+from ..refusal import InvalidRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

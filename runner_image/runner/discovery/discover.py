@@ -9,11 +9,11 @@ from __future__ import annotations
 from heapq import nsmallest
 from inspect import cleandoc
 
+from ..evaluation.strict import load
 from . import hints
 from .parameters import Signature
 from .signatures import signature
 from .statics import MISSING, doc, read, type_name
-from .strict import load
 from .subjects import Subject, find, members
 from .text_signatures import in_doc
 

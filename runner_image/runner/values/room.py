@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .refusal import ReplyTooLarge
+from ..refusal import ReplyTooLarge
 
 
 class Room:

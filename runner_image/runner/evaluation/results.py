@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from itertools import islice
 
-from .refusal import TooManyItems
+from ..refusal import TooManyItems
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

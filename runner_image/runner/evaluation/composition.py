@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..refusal import InvalidRequest
 from .arguments import check_members
 from .listops import ListOperation
 from .namepath import call, made, resolve
-from .refusal import InvalidRequest
 from .strict import load
 
 TYPE_CHECKING = False

@@ -1,0 +1,1 @@
+"""What modules, classes and functions offer, found without running any of it."""

@@ -1,0 +1,1 @@
+"""What a call came to, in the forms that a reply may have."""
