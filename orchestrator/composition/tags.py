@@ -1,4 +1,4 @@
-"""Objects that stand for something else in arguments and values (`runner/evaluation/tags.py`), found without looking at the rest."""
+"""Objects that stand for something else in arguments and values (`evaluation/tags.py` of the runner), found past all the rest."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any

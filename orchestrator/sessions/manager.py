@@ -47,7 +47,7 @@ class Opened:
     sessionid: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallOutcome:
     """`restarted`: the call ran in a fresh sandbox, since the session's had ended before it. It waited for its turn, for
     that sandbox, and ran, for so many seconds."""

@@ -29,8 +29,8 @@ Requests (`REQUESTS`); "sessionid" (left empty), "session" and "timeout" in thei
   `{"$array": name}` in the body mean.
 
 Replies (`REPLIES`), one to each request:
-- VALUE: the whole HTTP body, at most `max_reply_bytes` of it. In typed form (`values/typed.py`) `extra` is an envelope with `files`
-  only, at most `max_content_bytes` of them; else it is empty.
+- VALUE: the whole HTTP body, at most `max_reply_bytes` of it. In typed form (`values/typed.py`) `extra` is an envelope with
+  `files` only, at most `max_content_bytes` of them; else it is empty.
 - CONTENT: `extra` is the value itself in another form, at most `max_content_bytes` of it, and the body says what it is:
   {"form": one of `FORMS`, "type": str, "ms": float}.
 - RAISED and UNSERIALISABLE: the whole HTTP body. The code of an UNSERIALISABLE one is one of `NO_VALUE`.
