@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from runner.discovery.discover import MAX_MEMBERS
 
-from orchestrator.api.schemas import Body
+from orchestrator.api.schemas import Body, whole
 
 _MAX_NAME = 1000  # characters
 
@@ -45,7 +45,7 @@ class DescribeBody(Body):
     ] = None
     prefix: Annotated[_Name, Field(description="Only members whose names begin so.")] = ""
     private: Annotated[bool, Field(description="Members that begin with an underscore too.")] = False
-    limit: Annotated[int, Field(ge=0, le=MAX_MEMBERS, description="How many members at most.")] = 200
+    limit: Annotated[int, Field(ge=0, le=MAX_MEMBERS, description="How many members at most."), whole] = 200
     after: Annotated[_Name, Field(description="Only members after this one, in the order of names.")] = ""
 
 

@@ -25,7 +25,7 @@ _Absent = Annotated[
     T | SkipJsonSchema[None], Field(default=None, json_schema_extra=lambda schema: schema.pop("default", None))
 ]
 # JSON knows one kind of number: 64.0 is the integer 64 (JSON Schema says so too).
-_whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
 _Names = Annotated[str, Field(pattern=_NAMES)]
 _Text = Annotated[str, Field(max_length=100)]
 _Type = Annotated[_Names | list[str], Field(description="Names of a callable of one parameter.", examples=[["int"]])]
@@ -38,12 +38,12 @@ class Body(BaseModel):
 
 class ResourcesBody(Body):
     memory_mb: Annotated[
-        Annotated[int, Field(ge=64), _whole] | None, Field(description="Memory, swap included, in MiB.")
+        Annotated[int, Field(ge=64), whole] | None, Field(description="Memory, swap included, in MiB.")
     ] = None
     cpus: Annotated[float | None, Field(description="Processors.", ge=0.05, allow_inf_nan=False)] = None
-    pids: Annotated[Annotated[int, Field(ge=8), _whole] | None, Field(description="Processes and threads.")] = None
+    pids: Annotated[Annotated[int, Field(ge=8), whole] | None, Field(description="Processes and threads.")] = None
     disk_mb: Annotated[
-        Annotated[int, Field(ge=1), _whole] | None, Field(description="Size of /tmp in MiB; counts as memory.")
+        Annotated[int, Field(ge=1), whole] | None, Field(description="Size of /tmp in MiB; counts as memory.")
     ] = None
 
 
@@ -57,7 +57,7 @@ class LockedPackage(Body):
 class LockBody(Body):
     """The lock of an environment: all that is needed to make the same one again, on this server or another."""
 
-    version: Annotated[Annotated[int, Field(ge=1, le=1), _whole], Field(description="Of this format.")]
+    version: Annotated[Annotated[int, Field(ge=1, le=1), whole], Field(description="Of this format.")]
     id: _Text = Field(description="The environment's; a digest over what follows.")
     language: _Text = Field(examples=["python"])
     python: _Text = Field(description="The interpreter's exact version.", examples=["3.12.4"])
@@ -88,7 +88,7 @@ class SetupBody(Body):
     ] = None
     env: Annotated[dict[str, str] | None, Field(description="Environment variables of the session.")] = None
     ttl: Annotated[
-        Annotated[int, Field(ge=1), _whole] | None,
+        Annotated[int, Field(ge=1), whole] | None,
         Field(description="Seconds of idleness until the session is reaped."),
     ] = None
     refresh: Annotated[bool, Field(description="Resolve again instead of reusing an earlier resolution.")] = False

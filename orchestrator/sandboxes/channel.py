@@ -79,8 +79,9 @@ _HEAD_BYTES = 8 * 1024 * 1024
 _RESTART_S = 0.2
 # How much longer a fresh worker may take then, before the sandbox is given up.
 _LATE_S = 3.0
-# Of content, between two pieces.
+# So much of a reply's content has to come in so many seconds, as long as it is waited for: what dribbles is given up.
 _STALL_S = 10.0
+_STALL_BYTES = 4 * 1024 * 1024
 # A worker that an earlier server left busy; past it, it is replaced.
 _ADOPTION_S = 2.0
 # Between two looks at a sandbox whose runner has not connected yet.
@@ -275,13 +276,25 @@ class SocketChannel:
             self._begin(call)
             reply = await call.reply
         else:
-            self._waiting.append(call)
-            try:
-                reply = await call.reply
-            finally:
-                if call.reply.cancelled() and call in self._waiting:
-                    self._waiting.remove(call)
+            reply = await self._turn(call)
         return call.run(await self._read(reply) if isinstance(reply, _Unread) else reply)
+
+    async def _turn(self, call: _Call) -> Reply | _Unread:
+        """Wait among others; its reply."""
+        self._waiting.append(call)
+        overdue = None if call.until is None else self._loop.call_at(call.until, self._overdue, call)
+        try:
+            return await call.reply
+        finally:
+            if overdue is not None:
+                overdue.cancel()
+            if call.reply.cancelled() and call in self._waiting:
+                self._waiting.remove(call)
+
+    def _overdue(self, call: _Call) -> None:
+        if call in self._waiting:
+            self._waiting.remove(call)
+            call.reply.set_result(TimedOut(restarted=False))
 
     async def _read(self, reply: _Unread) -> Reply:
         try:
@@ -476,8 +489,8 @@ class SocketChannel:
 
     def _look_at_content(self, call: _Call) -> None:
         content = call.content
-        if content is not None and content.missing == call.missing and not content.waits:
-            self.end("the runner stopped sending in the middle of a value")
+        if content is not None and not content.waited() and call.missing - content.missing < _STALL_BYTES:
+            self.end("the runner stopped sending in the middle of a value, or all but did")
         else:
             self._watch_content(call)
 
@@ -552,7 +565,8 @@ class SocketChannel:
         for call in (*([self._running] if self._running else ()), *self._waiting):
             if not call.reply.done():
                 call.reply.set_result(Violation(reason, sent=call.phase is not _Phase.UNSENT))
-            self._leave(call)
+            if call.phase is not _Phase.UNSENT:  # else it may be made anew, and tell its events then
+                self._leave(call)
         self._running = None
         self._waiting.clear()
         if self._alarm is not None:

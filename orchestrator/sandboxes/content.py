@@ -1,6 +1,6 @@
 """Content: bytes of a reply that are handed on as they come, without being held whole."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from orchestrator.errors import PayloadTooLarge
@@ -31,6 +31,31 @@ class Whole:
 
     async def aclose(self) -> None:
         return
+
+
+class Held:
+    """Content that says, once, when its reader is done with it."""
+
+    def __init__(self, content: Content, done: Callable[[], None]) -> None:
+        self.size = content.size
+        self._content = content
+        self._done: Callable[[], None] | None = done
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._content:
+                yield piece
+        finally:
+            self._end()
+
+    async def aclose(self) -> None:
+        await self._content.aclose()
+        self._end()
+
+    def _end(self) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done()
 
 
 async def read(content: Content, *, limit_bytes: int) -> bytes:

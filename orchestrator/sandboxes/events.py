@@ -29,10 +29,12 @@ class Events:
 
     def tell(self, event: Event) -> bool:
         """Add one. False: there is enough for now; `when_room` says when to go on."""
+        if self._ended:
+            return True  # nobody listens
         self._told.append(event)
         self._bytes += len(event.body)
         self._news.set()
-        return self._bytes < _MOST_BYTES or self._ended
+        return self._bytes < _MOST_BYTES
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when there is room again."""

@@ -29,14 +29,15 @@ class Incoming:
         self._pieces: deque[bytes] = deque()
         self._held = 0
         self._paused = False
+        self._waited = False
         self._dropped = False
         self._failure: str | None = None
         self._news = asyncio.Event()
 
-    @property
-    def waits(self) -> bool:
-        """It is for its reader to go on, not for the runner."""
-        return self._paused
+    def waited(self) -> bool:
+        """Whether since the last time this was asked it was for its reader to go on, not for the runner."""
+        waited, self._waited = self._waited or self._paused, False
+        return waited
 
     def feed(self, piece: bytes) -> None:
         """The next bytes; no more than are missing."""
@@ -47,7 +48,7 @@ class Incoming:
         self._held += len(piece)
         self._news.set()
         if self._held >= _MOST_BYTES and self.missing and not self._paused:
-            self._paused = True
+            self._paused = self._waited = True
             self._source.pause_reading()
 
     def fail(self, reason: str) -> None:

@@ -3,15 +3,17 @@
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from orchestrator.auth.keys import Principal
 from orchestrator.auth.tokens import NO_SUCH_SESSION, Tokens
 from orchestrator.errors import KodouError, RateLimited, SessionExpired, SessionNotFound, ShuttingDown
 from orchestrator.records import Environment, Resources, Session, SessionState
 from orchestrator.sandboxes.backend import Image, SandboxBackend
-from orchestrator.sandboxes.channel import Events, Reply, Violation, Work
+from orchestrator.sandboxes.channel import Events, InForm, Reply, Typed, Violation, Work
+from orchestrator.sandboxes.content import Held
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sessions import recovery
 from orchestrator.sessions.lifecycle import Lifecycle
@@ -150,19 +152,28 @@ class SessionManager:
             raise RateLimited(msg, after_s=CALLS_RETRY_S)
         live.calls += 1
         self._under_way += 1
+        content = False
         try:
             outcome = await self._run(live, work, timeout_s, until, events)
             if isinstance(outcome.reply, Violation) and not outcome.reply.sent:
                 outcome = await self._run(live, work, timeout_s, until, events)
+            if isinstance(outcome.reply, Typed | InForm):  # under way until that is read
+                held = Held(outcome.reply.content, partial(self._call_ended, live))
+                outcome.reply = replace(outcome.reply, content=held)
+                content = True
             return outcome
         finally:
-            live.calls -= 1
-            live.last_used = time.monotonic()
-            if not live.calls and live.machine.state is SessionState.BUSY:
-                live.machine.apply(_CALL_ENDED)
+            if not content:
+                self._call_ended(live)
             if events is not None:
                 events.end()
-            self._one_less()
+
+    def _call_ended(self, live: LiveSession) -> None:
+        live.calls -= 1
+        live.last_used = time.monotonic()
+        if not live.calls and live.machine.state is SessionState.BUSY:
+            live.machine.apply(_CALL_ENDED)
+        self._one_less()
 
     async def _run(
         self, live: LiveSession, work: Work, timeout_s: float, until: float | None, events: Events | None

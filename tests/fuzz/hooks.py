@@ -12,6 +12,8 @@ _CODES = {
     "name_not_found",
     "attribute_not_found",
     "not_callable",
+    "reference_not_found",
+    "too_many_references",
 }
 _FIELDS = (
     "session",  # in the body or in a header: one of both has to be there

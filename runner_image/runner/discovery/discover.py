@@ -77,7 +77,7 @@ def _returns(subject: Subject, found: Signature | None) -> str | None:
 def _page(all_members: dict[str, Subject], request: dict[str, Any]) -> dict[str, Any]:
     """Members in the order of their names, from after `after` on; `truncated` where more follow."""
     prefix, after, limit = request.get("prefix", ""), request.get("after", ""), request.get("limit", _USUAL_MEMBERS)
-    limit = min(limit, MAX_MEMBERS)
+    limit = min(int(limit), MAX_MEMBERS)
     wanted = (
         name
         for name in all_members

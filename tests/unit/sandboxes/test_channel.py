@@ -447,3 +447,15 @@ async def test_a_call_whose_time_is_over_before_its_turn_is_not_begun(open_tmp_p
         assert (await late).reply == TimedOut(restarted=False)
         assert (await answer(worker)).body == b'{"following":1}'
         assert await following == Value(VALUE)
+
+
+async def test_a_call_whose_time_ends_while_it_waits_is_told_so_at_once(open_tmp_path: Path) -> None:
+    async with session(open_tmp_path) as (channel, _, _, worker):
+        running = start(channel)
+        await asyncio.sleep(0)  # it has begun
+        until = asyncio.get_running_loop().time() + 0.05
+        late = await channel.call(Work(frames.CALL, b'{"late":1}'), timeout_s=PATIENCE_S, until=until)
+        assert late.reply == TimedOut(restarted=False)
+        assert not running.done()
+        await answer(worker)
+        assert await running == Value(VALUE)

@@ -9,8 +9,10 @@ import pytest
 from runner import frames
 
 from orchestrator.errors import SandboxLost
+from orchestrator.sandboxes import channel as channel_module
 from orchestrator.sandboxes import content
 from orchestrator.sandboxes.channel import Events, File, InForm, Run, SocketChannel, Typed, Value, Violation, Work
+from orchestrator.sandboxes.events import Event
 from orchestrator.sandboxes.replies import NotSerializable
 from tests.security.fake_runner import PATIENCE_S, VALUE, reply_of, session
 
@@ -214,3 +216,36 @@ async def test_a_runner_that_tells_more_than_is_read_has_to_wait(open_tmp_path: 
         assert len([event async for event in events]) == count
         await telling
         assert (await calling).reply == Value(VALUE)
+
+
+async def test_events_of_a_call_that_was_not_sent_are_told_by_the_sandbox_it_is_sent_to(open_tmp_path: Path) -> None:
+    async with session(open_tmp_path) as (channel, _, control, _):
+        events = Events()
+        running = start(channel, Work(frames.CALL, b"{}"))
+        waiting = start(channel, Work(frames.CALL, b"{}", frames.STREAM), events)
+        await asyncio.sleep(0)
+        control.close()
+        assert isinstance((await running).reply, Violation)
+        assert (await waiting).reply == Violation("the runner's process is gone", sent=False)
+        assert not events.tell(Event("output", b"x" * 1_000_000))  # it would be heard
+        events.end()
+        assert events.tell(Event("output", b"x" * 1_000_000))
+        assert [len(event.body) async for event in events] == [1_000_000]
+
+
+async def test_content_that_its_reader_is_slow_with_is_no_fault_of_the_runner(
+    open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_STALL_S", 0.05)
+    async with session(open_tmp_path) as (channel, _, _, worker):
+        calling = start(channel, asking("png"))
+        call = await worker.receive()
+        sending = asyncio.create_task(
+            worker.send_frame(frames.CONTENT, PNG, call_id=call.call_id, extra=b"x" * 2_000_000)
+        )
+        reply = (await calling).reply
+        assert isinstance(reply, InForm)
+        await asyncio.sleep(0.2)
+        assert len(await whole(reply.content)) == 2_000_000
+        await sending
+        assert channel.alive()

@@ -14,7 +14,8 @@ from orchestrator.errors import (
     StoreBusy,
 )
 from orchestrator.records import SessionState
-from orchestrator.sandboxes.channel import TimedOut, Value, Violation, WorkerDied
+from orchestrator.sandboxes.channel import InForm, TimedOut, Value, Violation, WorkerDied
+from orchestrator.sandboxes.content import Whole, read
 from orchestrator.sessions.machine import SandboxStopped
 from tests.unit.sessions.conftest import ALICE, BOB, ENVIRONMENT, OPTIONS, World, answered_by
 from tests.unit.sessions.fakes import engine_gone
@@ -404,3 +405,18 @@ async def test_an_event_out_of_order_is_a_defect_that_changes_nothing(world: Wor
     with pytest.raises(InvalidTransition):
         live.apply(SandboxStopped())
     await world.call(opened.sessionid)
+
+
+async def test_a_session_is_in_use_until_its_value_is_read(world: World) -> None:
+    opened = await world.open()
+    (sandbox,) = world.backend.sandboxes
+    world.backend.channels[sandbox].next_reply = InForm("png", "", 0.0, Whole(b"png"))
+    outcome = await world.call(opened.sessionid)
+    (live,) = world.manager._registry
+    assert isinstance(outcome.reply, InForm)
+    assert live.idle_s() == 0.0
+    assert live.state is SessionState.BUSY
+    assert await read(outcome.reply.content, limit_bytes=10) == b"png"
+    await outcome.reply.content.aclose()
+    assert live.calls == 0
+    assert live.state is SessionState.READY

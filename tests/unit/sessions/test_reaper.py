@@ -87,7 +87,8 @@ async def test_when_a_session_was_last_used_reaches_the_store(world: World) -> N
     found.record = replace(found.record, last_used_at=found.record.last_used_at - timedelta(seconds=60))
     await reap(world)
     after = await world.stored(opened.session.id)
-    assert after.last_used_at >= before.last_used_at
+    # Each is told from the idle time by another clock, to a few microseconds.
+    assert after.last_used_at > before.last_used_at - timedelta(milliseconds=1)
     assert after.revision == before.revision + 1
     await reap(world)
     assert await world.stored(opened.session.id) == after
