@@ -84,6 +84,7 @@ def create_app(parts: Parts) -> FastAPI:
         finally:
             await parts.sessions.drain(parts.settings.shutdown_s)
             await operations.aclose()
+            await composing.aclose()
             await parts.preparation.aclose()
             await parts.environments.aclose()
             await parts.sessions.aclose()

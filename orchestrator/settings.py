@@ -202,6 +202,9 @@ class Settings(BaseSettings):
     max_spooled_bytes: int = Field(
         8 * 1024**3, ge=1024, description="Files of all requests under way that lie on disk, all together; more: 503."
     )
+    max_spooled_bytes_per_owner: int = Field(
+        2 * 1024**3, ge=1024, description="Files of one owner's requests under way that lie on disk; more: 503."
+    )
     max_protobuf_fields: int = Field(
         2_000_000, ge=1000, description="Fields of a request, and values of a reply, in Protocol Buffers."
     )
@@ -221,6 +224,12 @@ class Settings(BaseSettings):
     max_items: int = Field(1_000_000, ge=1, description="Items that a generator or iterator is drained of at most.")
     max_parallel: int = Field(
         8, ge=1, description="Sandboxes that one list operation may be spread over; each is a session of its owner's."
+    )
+    max_stages: int = Field(
+        100, ge=1, description="Pipes and stages together of a composition that runs in more than one sandbox."
+    )
+    max_composed_values: int = Field(
+        2_000_000, ge=1000, description="Values of such a composition's request, and of what one part hands the next."
     )
     max_waiting_calls: int = Field(
         32, ge=1, description="Calls that may wait for their turn in one session; more: 429."
@@ -320,6 +329,7 @@ class Settings(BaseSettings):
             ("call_timeout_ms", "max_call_timeout_ms"),
             ("max_body_bytes", "max_held_bytes"),
             ("max_upload_bytes", "max_spooled_bytes"),
+            ("max_upload_bytes", "max_spooled_bytes_per_owner"),
         ):
             if getattr(self, least) > getattr(self, most):
                 msg = f"{least} is over {most}"

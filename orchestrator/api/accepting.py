@@ -33,7 +33,7 @@ MEDIA_TYPES: Mapping[str, str] = {
 NONFINITE = f"{JSON}; profile=nonfinite"
 AVAILABLE = (*MEDIA_TYPES.values(), NONFINITE, EVENT_STREAM, PROTOBUF)
 
-_ALIASES = {"application/vnd.numpy.npy": MEDIA_TYPES["npy"]}
+_ALIASES = {"application/vnd.numpy.npy": MEDIA_TYPES["npy"], "application/protobuf": PROTOBUF}
 _FORMS = {media_type: form for form, media_type in MEDIA_TYPES.items()}
 _OTHER_KINDS = (EVENT_STREAM, PROTOBUF)
 # Forms that any value has, or else is a failure in any: what is liked less is never come to.

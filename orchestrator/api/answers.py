@@ -5,21 +5,15 @@ from starlette.responses import Response
 from orchestrator.api import call_replies, receipts, replies
 from orchestrator.api.parts import Parts
 from orchestrator.auth.keys import Principal
-from orchestrator.errors import InvalidRequest
 from orchestrator.sandboxes.work import Work
 from orchestrator.sessions.manager import CallOutcome
 
 
-async def answer(
-    parts: Parts, principal: Principal, sessionid: str | None, work: Work, *, timeout_s: float
-) -> Response:
+async def answer(parts: Parts, principal: Principal, sessionid: str, work: Work, *, timeout_s: float) -> Response:
     """Ask the session, in its turn.
 
-    Raises: InvalidRequest: no session is named; what `SessionManager.call` raises; what the runner refuses.
+    Raises: what `SessionManager.call` raises; what the runner refuses.
     """
-    if not sessionid:
-        msg = "sessionid is missing: name the session in the body or in X-Session-ID"
-        raise InvalidRequest(msg, field="sessionid")
     outcome = await parts.sessions.call(sessionid, principal, work, timeout_s=timeout_s)
     told = call_replies.json_body(outcome.reply)
     if told is None:
@@ -30,7 +24,7 @@ async def answer(
 def _receipts(outcome: CallOutcome) -> dict[str, str]:
     """As on calls, without the time that the key took to be known, which the framework keeps to itself."""
     headers = dict(call_replies.receipts_of(outcome, 0.0))
-    started = [("start", outcome.started_s)] if outcome.restarted else []
+    started = [("start", outcome.started_s)] if outcome.started_s else []
     phases = [("queue", outcome.queued_s), *started, ("run", outcome.ran_s)]
     headers[receipts.SERVER_TIMING] = receipts.server_timing(phases)
     return {name.decode("ascii"): value.decode("ascii") for name, value in headers.items()}

@@ -16,7 +16,12 @@ M = TypeVar("M", bound=BaseModel)
 # All that these endpoints take is small; a call's arguments have their own, larger limit.
 MAX_BYTES = 1024 * 1024
 _MOST_FAULTS = 20
-_TEXTS: Mapping[str, str] = {"extra_forbidden": "unknown member", "missing": "is missing"}
+_TEXTS: Mapping[str, str] = {
+    "extra_forbidden": "unknown member",
+    "missing": "is missing",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+}
 
 
 async def read(request: Request, model: type[M], settings: Settings, *, optional: bool = False) -> M:

@@ -7,21 +7,24 @@ a refusal that says why, or because it holds `NaN` or `Infinity`, which calls ma
 import asyncio
 import math
 import re
-from collections.abc import Mapping
 from typing import cast
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from orchestrator.api import parsing
-from orchestrator.api.problems import InvalidMembers
+from orchestrator.api.problems import InvalidMembers, MalformedRequest
 from orchestrator.errors import InvalidRequest
 from orchestrator.settings import Settings
 
 # A body above this is looked at in a thread when it needs more than msgspec's one pass.
 _LARGE_BYTES = 1024 * 1024
+# A body above this is left at what msgspec said: the slow look holds all others up, in a thread too.
+_SLOW_BYTES = 8 * 1024 * 1024
 _MOST_FAULTS = 20
-_TIMEOUT_TEXT = re.compile(r"[0-9]{1,7}")
+_NOTHING_TO_CALL = ("namepath", "is missing: what to call")
+_MOST_TOLD = 200  # characters of what msgspec said
+_TIMEOUT_TEXT = re.compile(r"[0-9]{1,20}")
 
 Timeout = int | float | str
 
@@ -45,18 +48,28 @@ decode = msgspec.json.Decoder(CallBody).decode
 
 async def members(body: bytes, *, max_depth: int) -> tuple[str | UnsetType, Timeout | UnsetType]:
     """The session id and the timeout. Raises: MalformedRequest, InvalidRequest."""
-    if parsing.may_be_deep(body, max_depth=max_depth):
-        await check_depth(body, max_depth=max_depth)
+    await check_depth(body, max_depth=max_depth)
     try:
         call = decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        if len(body) > _SLOW_BYTES:
+            raise _unread(exc) from exc
     else:
         if call.namepath is not UNSET or call.drop is not UNSET:
             return call.sessionid, call.timeout
+        if len(body) > _SLOW_BYTES:
+            raise InvalidMembers([_NOTHING_TO_CALL])
     if len(body) > _LARGE_BYTES:
         return await asyncio.to_thread(members_slowly, body, max_depth=max_depth)
     return members_slowly(body, max_depth=max_depth)
+
+
+def _unread(error: Exception) -> InvalidRequest:
+    told = str(error)[:_MOST_TOLD]
+    if isinstance(error, msgspec.ValidationError):  # JSON of the wrong shape
+        return InvalidRequest(told)
+    most = f"{_SLOW_BYTES // 1024**2} MiB"
+    return MalformedRequest(f'{told}; in a body of over {most}, write NaN and infinities as {{"$float": "NaN"}}')
 
 
 async def check_depth(body: bytes, *, max_depth: int) -> None:
@@ -78,7 +91,7 @@ def members_slowly(body: bytes, *, max_depth: int) -> tuple[str | UnsetType, Tim
         raise InvalidRequest(msg)
     faults = [(name[:100], "unknown member") for name in call if name not in MEMBERS]
     if "namepath" not in call and "drop" not in call:
-        faults.append(("namepath", "is missing: what to call"))
+        faults.append(_NOTHING_TO_CALL)
     if not isinstance(call.get("sessionid", ""), str):
         faults.append(("sessionid", "must be a string"))
     timeout = call.get("timeout", UNSET)
@@ -92,7 +105,7 @@ def members_slowly(body: bytes, *, max_depth: int) -> tuple[str | UnsetType, Tim
 def timeout_seconds(timeout: Timeout | UnsetType, settings: Settings) -> float:
     """Milliseconds as the client gave them, to seconds. More than the maximum means the maximum.
 
-    Raises: InvalidRequest: not a positive, finite number, nor a string of one to seven digits.
+    Raises: InvalidRequest: not a positive, finite number, nor a string of one to twenty digits.
     """
     if timeout is UNSET:
         return settings.call_timeout_ms / 1000
@@ -102,7 +115,7 @@ def timeout_seconds(timeout: Timeout | UnsetType, settings: Settings) -> float:
     else:
         number = timeout
     if not 0 < number < math.inf:
-        msg = "timeout must be milliseconds, as a positive number or a string of at most seven digits"
+        msg = "timeout must be milliseconds, as a positive number or a string of at most twenty digits"
         raise InvalidRequest(msg, field="timeout")
     return min(number, settings.max_call_timeout_ms) / 1000
 
@@ -114,12 +127,3 @@ def without(sessionid: str, body: bytes) -> bytes:
     """
     token = sessionid.encode("utf-8", "replace")
     return body.replace(token, b"") if token and body.count(token) == 1 else body
-
-
-def session_header(headers: Mapping[bytes, bytes]) -> str:
-    """The session that `X-Session-ID` names. Raises: InvalidRequest: none."""
-    sessionid = headers.get(b"x-session-id", b"").decode("latin-1")
-    if not sessionid:
-        msg = "sessionid is missing: name the session in the body or in X-Session-ID"
-        raise InvalidRequest(msg, field="sessionid")
-    return sessionid

@@ -75,13 +75,18 @@ def receipts_of(outcome: CallOutcome, auth_s: float) -> list[Header]:
         timing = _TIMING_WITH_START % (auth_ms, queue_ms, outcome.started_s * 1000, run_ms)
     else:
         timing = _TIMING % (auth_ms, queue_ms, run_ms)
+    headers = [cold_of(outcome), (receipts.SERVER_TIMING, timing)]
     if outcome.restarted:
-        return [receipts.COLD_SESSION, (receipts.SERVER_TIMING, timing), RESTARTED]
-    headers = [receipts.COLD_NONE, (receipts.SERVER_TIMING, timing)]
+        return [*headers, RESTARTED]
     match outcome.reply:
         case TimedOut(restarted=True) | WorkerDied(restarted=True):
             headers.append(RESTARTED)
     return headers
+
+
+def cold_of(outcome: CallOutcome) -> Header:
+    """What had to be made for a call: one that is spread takes sandboxes, though the session's own is as it was."""
+    return receipts.COLD_SESSION if outcome.started_s else receipts.COLD_NONE
 
 
 def json_body(reply: Reply) -> tuple[str, bytes] | None:
@@ -93,6 +98,8 @@ def json_body(reply: Reply) -> tuple[str, bytes] | None:
             return "exception", body
         case NotSerializable(body=body):
             return "value_not_serializable", body
+        case TimedOut(begun=False):
+            return _interrupted("timeout", "its time was over before its turn came: it was not begun", reply)
         case TimedOut():
             return _interrupted("timeout", "the call did not end within its timeout and was stopped", reply)
         case WorkerDied():

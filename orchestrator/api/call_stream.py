@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.types import Send
 
-from orchestrator.api import call_replies, problems, receipts, sse
+from orchestrator.api import call_replies, problems, sse
 from orchestrator.api.accepting import Wanted
 from orchestrator.api.problems import Header
 from orchestrator.errors import KodouError
@@ -103,7 +103,7 @@ async def _error(reply: _Stream, error: KodouError, request_id: str) -> str:
 
 def _with_cold(body: bytes, outcome: CallOutcome) -> bytes:
     """The body with what `Kodou-Cold` would say, had it been known when the head went out."""
-    _, cold = receipts.COLD_SESSION if outcome.restarted else receipts.COLD_NONE
+    _, cold = call_replies.cold_of(outcome)
     _, _, rest = body.partition(b"{")
     comma = b"" if rest.lstrip().startswith(b"}") else b", "
     return b'{"cold": "%b"%b%b' % (cold, comma, rest)

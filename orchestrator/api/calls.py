@@ -12,7 +12,7 @@ from runner import frames
 from starlette.types import Receive, Scope, Send
 
 from orchestrator import telemetry
-from orchestrator.api import call_bodies, call_replies, call_stream, multipart, parsing
+from orchestrator.api import call_bodies, call_replies, call_stream, multipart, parsing, session_ids
 from orchestrator.api.accepting import accepted
 from orchestrator.api.credentials import principal_of
 from orchestrator.api.middleware import headers_of, request_id
@@ -69,12 +69,11 @@ class CallEndpoint:
             await self._environments.offered(language)  # raises NotFound
             self._languages.add(language)
         wanted = accepted(headers.get(b"accept", b""))
-        body, files = await self._taken(scope, receive)
-        sessionid, timeout = await call_bodies.members(body, max_depth=self._settings.max_depth)
-        if sessionid is UNSET:
-            sessionid = call_bodies.session_header(headers)
-        else:
-            body = call_bodies.without(sessionid, body)
+        body, files = await self._taken(scope, receive, principal)
+        told, timeout = await call_bodies.members(body, max_depth=self._settings.max_depth)
+        in_body = "" if told is UNSET else told
+        sessionid = session_ids.named(in_body, headers.get(b"x-session-id", b"").decode("latin-1"))
+        body = call_bodies.without(in_body, body)
         timeout_s = call_bodies.timeout_seconds(timeout, self._settings)
         work = Work(frames.CALL, body, wanted.flags, wanted.forms, files)
         if wanted.stream:
@@ -87,11 +86,13 @@ class CallEndpoint:
             )
         return await call_replies.respond(send, outcome, wanted, request_id=request_id(scope), auth_s=auth_s)
 
-    async def _taken(self, scope: Scope, receive: Receive) -> tuple[bytes, tuple[File, ...]]:
+    async def _taken(self, scope: Scope, receive: Receive, principal: Principal) -> tuple[bytes, tuple[File, ...]]:
         """The body's JSON, and the files beside it."""
-        media_type = parsing.media_type(headers_of(scope))
+        headers = headers_of(scope)
+        media_type = parsing.media_type(headers)
         if media_type == multipart.MEDIA_TYPE:
-            return await self.uploads.take(scope, receive)
+            return await self.uploads.take(scope, receive, principal.owner)
         if media_type == PROTOBUF:
-            return await protobuf_requests.take(receive, self._settings)
+            return await protobuf_requests.take(scope, receive, self._settings)
+        parsing.check_headers(headers)
         return await parsing.read_body(receive), ()

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from runner import frames
 from starlette.responses import Response
 
-from orchestrator.api import answers, bodies, call_bodies
+from orchestrator.api import answers, bodies, call_bodies, session_ids
 from orchestrator.api.credentials import scoped
 from orchestrator.api.describe_schemas import DescribeBody, DescribeReply
 from orchestrator.api.openapi import problems_described
@@ -44,7 +44,7 @@ def router(parts: Parts) -> APIRouter:
         return await answers.answer(
             parts,
             principal,
-            body.sessionid or x_session_id,
+            session_ids.named(body.sessionid, x_session_id),
             Work(frames.DESCRIBE, msgspec.json.encode(asked)),
             timeout_s=_timeout_s(body.timeout, parts.settings),
         )
@@ -57,6 +57,6 @@ def _timeout_s(timeout: object, settings: Settings) -> float:
     if timeout is None:
         return call_bodies.timeout_seconds(msgspec.UNSET, settings)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float | str):
-        msg = "timeout must be milliseconds, as a positive number or a string of at most seven digits"
+        msg = "timeout must be milliseconds, as a positive number or a string of at most twenty digits"
         raise InvalidRequest(msg, field="timeout")
     return call_bodies.timeout_seconds(timeout, settings)

@@ -23,7 +23,7 @@ _TIMEOUT = WithJsonSchema(
     {
         "anyOf": [
             {"type": "number", "exclusiveMinimum": 0},
-            {"type": "string", "pattern": "^0*[1-9][0-9]*$", "maxLength": 7},
+            {"type": "string", "pattern": "^0*[1-9][0-9]*$", "maxLength": 20},
         ]
     }
 )

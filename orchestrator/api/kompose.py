@@ -3,7 +3,7 @@
 One that stays in one sandbox goes to its runner as the body it came in, as a call does; any other is cut into parts.
 """
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from time import perf_counter
 from types import MappingProxyType
@@ -22,16 +22,20 @@ from orchestrator.api.middleware import headers_of, request_id
 from orchestrator.api.parts import Parts
 from orchestrator.api.protobuf import replies as protobuf_replies
 from orchestrator.auth.keys import Principal
+from orchestrator.composition.aside import aside
 from orchestrator.composition.calling import Asked, Calling
 from orchestrator.composition.extra import ExtraSessions
-from orchestrator.composition.parts import Plan
+from orchestrator.composition.parts import Part, Plan, Spread
 from orchestrator.composition.plan import plan
 from orchestrator.composition.run import Composition
 from orchestrator.composition.tags import FILES, tagged
 from orchestrator.errors import Forbidden, InvalidRequest, KodouError
 from orchestrator.sandboxes.events import Events
 from orchestrator.sandboxes.work import File, Work
-from orchestrator.sessions.manager import CallOutcome
+from orchestrator.sessions.live import LiveSession
+from orchestrator.sessions.manager import LAST_WORK_S, CallOutcome
+from orchestrator.sessions.sandboxes import Background
+from orchestrator.settings import Settings
 
 PATH = "/kompose"
 
@@ -56,6 +60,11 @@ class KomposeEndpoint:
         self._limits = parts.limits
         self._credentials = ComposeCredentials(parts)
         self._uploads = uploads
+        self._background = Background()
+
+    async def aclose(self) -> None:
+        """Returns when the sandboxes of compositions that have ended are closed."""
+        await self._background.finished(LAST_WORK_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
@@ -79,35 +88,57 @@ class KomposeEndpoint:
         self, scope: Scope, receive: Receive, principal: Principal, session: str | None, wanted: Wanted
     ) -> Run:
         """What is to be run. All that can be refused before anything runs is refused here."""
-        body, files = await self._taken(scope, receive)
-        composed = await kompose_bodies.read(body, max_depth=self._settings.max_depth)
+        body, files = await self._taken(scope, receive, principal)
+        session_of = partial(_session, shown=session, scope=scope)
+        composed, cut = await aside(len(body), self._planned, body, files, session_of)
         timeout_s = call_bodies.timeout_seconds(composed.timeout, self._settings)
-        session_of = partial(_session, composed, session, scope)
-        cut = None
-        if composed.request is not None:
-            cut = plan(composed.request, session_of, max_parallel=self._settings.max_parallel)
         if cut is None:
-            sessionid = session_of()
+            sessionid = session_of(composed)
             await self._check_entitled(sessionid, principal)
             if composed.session is not UNSET:
                 body = call_bodies.without(composed.session, body)
             work = Work(frames.COMPOSE, body, wanted.flags, wanted.forms, files)
             return partial(self._sessions.call, sessionid, principal, work, timeout_s=timeout_s)
-        _check_all_named(composed.request, files)
         for part in cut.parts:
-            await self._check_entitled(part.session, principal, part.place.members())
-        asked = Asked(principal, timeout_s, wanted.forms, wanted.flags & ~frames.STREAM, files)
+            await self._check_part(part, principal)
+        asked = Asked(principal, timeout_s, wanted.forms, wanted.flags & ~frames.STREAM, files, len(body))
         return self._composition(cut, asked).run
+
+    def _planned(
+        self, body: bytes, files: tuple[File, ...], session_of: Callable[[Composed], str]
+    ) -> tuple[Composed, Plan | None]:
+        """What the body says, and the parts it is cut into; None: one runner takes it as it came."""
+        settings = self._settings
+        composed = kompose_bodies.read(body, max_depth=settings.max_depth, max_values=settings.max_composed_values)
+        if composed.request is None:
+            return composed, None
+        cut = plan(
+            composed.request,
+            partial(session_of, composed),
+            max_parallel=settings.max_parallel,
+            max_stages=settings.max_stages,
+        )
+        if cut is not None:
+            _check_all_named(composed.request, files)
+        return composed, cut
 
     def _composition(self, cut: Plan, asked: Asked) -> Composition:
         parts = self._parts
-        extra = ExtraSessions(parts.sessions, parts.store, parts.backend.images, asked.principal)
+        extra = ExtraSessions(
+            parts.sessions,
+            parts.store,
+            parts.backend.images,
+            asked.principal,
+            setups=parts.limits.setups,
+            background=self._background,
+        )
         return Composition(
             cut,
             Calling(parts.sessions, asked),
             extra,
-            self._uploads.spool,
+            self._uploads.spool.of(asked.principal.owner),
             max_output_bytes=self._settings.max_output_bytes,
+            max_values=self._settings.max_composed_values,
         )
 
     async def _reply(self, scope: Scope, send: Send, run: Run, wanted: Wanted, auth_s: float) -> str:
@@ -119,23 +150,35 @@ class KomposeEndpoint:
             return await protobuf_replies.respond(send, outcome, self._settings, request_id=id, auth_s=auth_s)
         return await call_replies.respond(send, outcome, wanted, request_id=id, auth_s=auth_s)
 
-    async def _taken(self, scope: Scope, receive: Receive) -> tuple[bytes, tuple[File, ...]]:
+    async def _taken(self, scope: Scope, receive: Receive, principal: Principal) -> tuple[bytes, tuple[File, ...]]:
         """The body's JSON, and the files beside it."""
         headers = headers_of(scope)
         if parsing.media_type(headers) == multipart.MEDIA_TYPE:
-            return await self._uploads.take(scope, receive)
+            return await self._uploads.take(scope, receive, principal.owner)
         parsing.check_headers(headers)
         return await parsing.read_body(receive), ()
 
-    async def _check_entitled(self, sessionid: str, principal: Principal, place: Mapping[str, int] = _NOWHERE) -> None:
+    async def _check_part(self, part: Part, principal: Principal) -> None:
+        """Raises what `_check_entitled` does; Forbidden: sandboxes that it is spread over would reach the internet."""
+        place = part.place.members()
+        live = await self._check_entitled(part.session, principal, place)
+        if isinstance(part, Spread) and live.record.network == "egress":
+            try:
+                _check_egress(principal, self._settings)
+            except Forbidden as error:
+                raise error.at(place) from error
+
+    async def _check_entitled(
+        self, sessionid: str, principal: Principal, place: Mapping[str, int] = _NOWHERE
+    ) -> LiveSession:
         """Raises: Forbidden: another owner's session. SessionNotFound, SessionExpired, StoreBusy."""
-        if self._sessions.cached(sessionid, principal) is not None:
-            return
+        if (live := self._sessions.cached(sessionid, principal)) is not None:
+            return live
         try:
             if self._parts.tokens.read_session(sessionid).owner != principal.owner:
                 msg = "the session is another owner's"
                 raise Forbidden(msg)
-            await self._sessions.find(sessionid, principal)
+            return await self._sessions.find(sessionid, principal)
         except KodouError as error:
             raise error.at({name: number for name, number in place.items() if name == "pipe"}) from error
 
@@ -151,8 +194,18 @@ def _session(composed: Composed, shown: str | None, scope: Scope) -> str:
     return sessionid
 
 
-def _check_all_named(request: object, files: Iterable[File]) -> None:
+def _check_egress(principal: Principal, settings: Settings) -> None:
+    """As for a setup that asks for it. Raises: Forbidden."""
+    if not settings.allow_egress:
+        msg = "this server does not allow network egress"
+        raise Forbidden(msg)
+    principal.require("egress")
+
+
+def _check_all_named(request: object, files: tuple[File, ...]) -> None:
     """Raises: InvalidRequest: a file that no part of the composition names."""
+    if not files:
+        return
     unnamed = {file.name for file in files} - {found[tag] for found, tag in tagged(request, FILES)}
     if unnamed:
         name = min(unnamed)

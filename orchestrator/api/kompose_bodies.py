@@ -4,7 +4,6 @@ Read by msgspec in one pass, where one runner takes the body as it came. Any oth
 finds what is wrong, and then once more with its numbers as the texts they are, to be cut.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from orchestrator.api import call_bodies, parsing
+from orchestrator.api import parsing
 from orchestrator.api.call_bodies import Timeout
 from orchestrator.api.problems import InvalidMembers
 from orchestrator.composition import exact
-from orchestrator.errors import InvalidRequest
+from orchestrator.errors import InvalidRequest, PayloadTooLarge
 
-_LARGE_BYTES = 1024 * 1024
 _MOST_FAULTS = 20
 # Spelt with escapes it is not found: then the list operation runs in one sandbox, to the same end.
 _SPREAD = b'"parallel"'
@@ -52,9 +50,9 @@ class Composed:
     request: Mapping[str, Any] | None = None
 
 
-async def read(body: bytes, *, max_depth: int) -> Composed:
-    """Raises: MalformedRequest, InvalidRequest."""
-    await call_bodies.check_depth(body, max_depth=max_depth)
+def read(body: bytes, *, max_depth: int, max_values: int) -> Composed:
+    """`max_values`: of a body that has to be taken apart. Raises: MalformedRequest, InvalidRequest, PayloadTooLarge."""
+    parsing.check_depth(body, max_depth=max_depth)
     try:
         read = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -63,8 +61,10 @@ async def read(body: bytes, *, max_depth: int) -> Composed:
         one = (read.pipeline is UNSET) is not (read.listop is UNSET)
         if one and read.pipes is UNSET and _SPREAD not in body:
             return Composed(read.session, read.timeout)
-    if len(body) > _LARGE_BYTES:
-        return await asyncio.to_thread(_slowly, body, max_depth)
+    try:
+        exact.Room(max_values).take(body)
+    except exact.TooManyValues as exc:
+        raise PayloadTooLarge(str(exc), limit_bytes=max_values) from exc
     return _slowly(body, max_depth)
 
 

@@ -1,6 +1,7 @@
 """Calls as multipart/form-data: the part `call` is the JSON, the others are files that it names (RFC 7578).
 
-Taken in as it arrives: small parts stay in memory, larger ones go to the spool, in threads.
+Taken in as it arrives: small parts stay in memory, larger ones go to the spool, in threads; all to one file, so that a
+form takes one descriptor however many parts it has.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ from starlette.types import Receive, Scope
 from orchestrator.api import parsing
 from orchestrator.api.middleware import body_of, headers_of
 from orchestrator.api.problems import MalformedRequest
-from orchestrator.api.spool import Spool, SpoolFile
+from orchestrator.api.spool import Share, Spool, SpoolFile
+from orchestrator.composition.crossing import window
 from orchestrator.errors import InvalidRequest, PayloadTooLarge
 from orchestrator.sandboxes.work import File
 from orchestrator.settings import Settings
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 MEDIA_TYPE = b"multipart/form-data"
 CALL = "call"
 
-# Of each part, and of all; past it what came so far of a part goes to a file.
+# Of each part, and of all; past it a part goes to the file, in pieces of the first size.
 _PART_BYTES = 1024 * 1024
 _FORM_BYTES = 16 * 1024 * 1024
 _NAME_CHARACTERS = 200
@@ -42,14 +44,14 @@ class Uploads:
         self.spool = Spool(settings)
         self._settings = settings
 
-    async def take(self, scope: Scope, receive: Receive) -> tuple[bytes, tuple[File, ...]]:
-        """The call's JSON, and the files beside it.
+    async def take(self, scope: Scope, receive: Receive, owner: str) -> tuple[bytes, tuple[File, ...]]:
+        """The call's JSON, and the files beside it, which count for `owner`.
 
         Raises: MalformedRequest, InvalidRequest; PayloadTooLarge, SpoolFull; ClientDisconnect.
         """
         body = body_of(scope)
         body.bound(self._settings.max_upload_bytes)
-        form = _Form(self._settings, self.spool)
+        form = _Form(self._settings, self.spool.of(owner))
         # Apart from the form: neither may keep the other, and files, from going when they are done with.
         parser = MultipartParser(_boundary(headers_of(scope)), form.callbacks(), max_header_size=_HEADER_BYTES)
         async for chunk in parsing.chunks(receive):
@@ -61,22 +63,25 @@ class Uploads:
 
 
 class _Part:
-    """One part: what has come of it, of which the end is in memory."""
+    """One part: what has come of it, in memory or else in the form's file."""
 
     def __init__(self) -> None:
         self.headers: dict[bytes, bytes] = {}
         self.name = ""
         self.size = 0
         self.data = bytearray()
-        self.file: SpoolFile | None = None
+        self.begin: int | None = None  # in the file
 
 
 class _Form:
     """The state of one body. `feed` does not block, the rest does."""
 
-    def __init__(self, settings: Settings, spool: Spool) -> None:
+    def __init__(self, settings: Settings, spool: Share) -> None:
         self._settings = settings
         self._spool = spool
+        self._file: SpoolFile | None = None
+        self._pending = bytearray()  # what goes to its end
+        self._file_size = 0  # with that
         self._parts: dict[str, _Part] = {}
         self._part = _Part()
         self._count = 0
@@ -88,9 +93,7 @@ class _Form:
     @property
     def overflows(self) -> bool:
         """There is something to `spill`."""
-        if self._part.name == CALL:
-            return False
-        return len(self._part.data) > _PART_BYTES or (self.held > _FORM_BYTES and len(self._part.data) > 0)
+        return len(self._pending) > _PART_BYTES
 
     def feed(self, parser: MultipartParser, chunk: bytes) -> None:
         """Raises: MalformedRequest, InvalidRequest, PayloadTooLarge."""
@@ -101,8 +104,11 @@ class _Form:
             raise MalformedRequest(msg) from exc
 
     def spill(self) -> None:
-        """Move what has come of the present part to its file. Raises: SpoolFull."""
-        self._append(self._part)
+        """Move what is to go to the file there. Raises: SpoolFull."""
+        self._file = self._file or self._spool.open()
+        self._file.append(self._pending)
+        self.held -= len(self._pending)
+        self._pending.clear()
 
     def ended(self) -> tuple[bytes, tuple[File, ...]]:
         """The call and its files. Raises: MalformedRequest: the form is cut off. InvalidRequest: there is no call. SpoolFull."""
@@ -113,20 +119,14 @@ class _Form:
         if call is None:
             msg = f"the form has no part {CALL!r}: that is where the call's JSON goes"
             raise InvalidRequest(msg, field=CALL)
-        return bytes(call.data), tuple(self._file(part) for part in self._parts.values())
+        if self._pending:
+            self.spill()
+        return bytes(call.data), tuple(self._taken(part) for part in self._parts.values())
 
-    def _file(self, part: _Part) -> File:
-        if part.file is None and part.size <= _PART_BYTES:
+    def _taken(self, part: _Part) -> File:
+        if self._file is None or part.begin is None:
             return File(part.name, part.size, bytes(part.data))
-        return File(part.name, part.size, self._append(part))
-
-    def _append(self, part: _Part) -> SpoolFile:
-        """Move what is in memory of a part to its file."""
-        part.file = part.file or self._spool.open()
-        part.file.append(part.data)
-        self.held -= len(part.data)
-        part.data.clear()
-        return part.file
+        return File(part.name, part.size, window(self._file, part.begin, part.size))
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
@@ -187,6 +187,16 @@ class _Form:
         if part.name == CALL and part.size > limit:
             msg = f"the part {CALL!r} is over the limit of {limit} bytes; what is large goes into other parts"
             raise PayloadTooLarge(msg, limit_bytes=limit)
+        if part.name != CALL and (part.begin is not None or part.size > _PART_BYTES or self.held > _FORM_BYTES):
+            self._defer(part)
+
+    def _defer(self, part: _Part) -> None:
+        """What has come of a part, and all that will, goes to the file, in one piece: no other comes between."""
+        if part.begin is None:
+            part.begin = self._file_size
+        self._pending += part.data
+        self._file_size += len(part.data)
+        part.data.clear()
 
     def _end(self) -> None:
         self._complete = True

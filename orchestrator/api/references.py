@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from runner import frames
 from starlette.responses import Response
 
-from orchestrator.api import answers
+from orchestrator.api import answers, session_ids
 from orchestrator.api.credentials import scoped
 from orchestrator.api.openapi import problems_described
 from orchestrator.api.parts import Parts
@@ -46,6 +46,6 @@ def router(parts: Parts) -> APIRouter:
     ) -> Response:
         work = Work(frames.REFERENCES, b"")
         timeout_s = parts.settings.call_timeout_ms / 1000
-        return await answers.answer(parts, principal, x_session_id, work, timeout_s=timeout_s)
+        return await answers.answer(parts, principal, session_ids.named(None, x_session_id), work, timeout_s=timeout_s)
 
     return routes

@@ -4,10 +4,11 @@ Limits that are settings are checked in `options.py` and described in `openapi.p
 refused by them is refused elsewhere, with a better reason. Reply models describe; replies are not validated again.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from orchestrator.environments.lock import MAX_PACKAGES
 
@@ -29,7 +30,20 @@ whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and
 _Names = Annotated[str, Field(pattern=_NAMES)]
 _Text = Annotated[str, Field(max_length=100)]
 _Type = Annotated[_Names | list[str], Field(description="Names of a callable of one parameter.", examples=[["int"]])]
-_Digits = Annotated[str, Field(pattern=_TIMEOUT, max_length=7)]
+_Digits = Annotated[str, Field(pattern=_TIMEOUT, max_length=20)]
+
+
+def _not_null(value: object) -> object:
+    if value is None:
+        code = "null"
+        raise PydanticCustomError(code, "is never null: leave it out")
+    return value
+
+
+def _not_nullable(schema: dict[str, Any]) -> None:
+    """What a description says of a member that `_not_null` is for."""
+    del schema["default"]
+    schema.update(schema.pop("anyOf")[0])
 
 
 class Body(BaseModel):
@@ -94,7 +108,11 @@ class SetupBody(Body):
     refresh: Annotated[bool, Field(description="Resolve again instead of reusing an earlier resolution.")] = False
     lock: Annotated[
         LockBody | None,
-        Field(description="An environment's lock, in place of `version`, `dependencies` and `refresh`."),
+        BeforeValidator(_not_null),
+        Field(
+            description="An environment's lock, in place of `version`, `dependencies` and `refresh`.",
+            json_schema_extra=_not_nullable,
+        ),
     ] = None
 
 

@@ -5,13 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from orchestrator.api import bodies, replies
+from orchestrator.api import bodies, replies, session_ids
 from orchestrator.api.credentials import scoped
 from orchestrator.api.openapi import problems_described
 from orchestrator.api.parts import Parts
 from orchestrator.api.schemas import CloseBody, ClosedReply, SessionsReply
 from orchestrator.auth.keys import Principal
-from orchestrator.errors import InvalidRequest
 
 
 def router(parts: Parts) -> APIRouter:
@@ -48,11 +47,7 @@ def router(parts: Parts) -> APIRouter:
     ) -> Response:
         """Again is success: what is closed already stays so."""
         body = await bodies.read(request, CloseBody, parts.settings, optional=True)
-        sessionid = body.sessionid or x_session_id
-        if not sessionid:
-            msg = "sessionid is missing: name the session in the body or in X-Session-ID"
-            raise InvalidRequest(msg, field="sessionid")
-        await parts.sessions.close(sessionid, principal)
+        await parts.sessions.close(session_ids.named(body.sessionid, x_session_id), principal)
         return replies.reply({"error": False})
 
     return routes

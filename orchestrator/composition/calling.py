@@ -15,7 +15,9 @@ from orchestrator.sessions.manager import CallOutcome, SessionManager
 _GRACE_S = 0.25
 
 # Not begun, so that no interpreter had to be replaced.
-OVERDUE = TimedOut(restarted=False)
+OVERDUE = TimedOut(restarted=False, begun=False)
+# The call had ended, but its value did not come to an end.
+UNREAD = TimedOut(restarted=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Asked:
     forms: tuple[str, ...] = ()
     flags: int = 0
     files: tuple[File, ...] = ()
+    size: int = 0  # bytes of the request's JSON
 
 
 class Calling:
@@ -72,7 +75,7 @@ class Calling:
         """Add what one request took; of those that ran at the same time, what they took together."""
         spent = self._spent
         self._spent = CallOutcome(
-            took.reply,
+            spent.reply,  # not that of a part: it would be kept until the end
             spent.restarted or took.restarted,
             spent.queued_s + took.queued_s,
             spent.started_s + took.started_s,

@@ -8,12 +8,15 @@ import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, BinaryIO, Protocol, cast
 
 import msgspec
 from msgspec import Raw
 
 from orchestrator.composition import exact
+from orchestrator.composition.aside import aside
+from orchestrator.composition.exact import Room
 from orchestrator.composition.tags import FILES, tagged
 from orchestrator.errors import SandboxLost
 from orchestrator.sandboxes.content import read
@@ -22,8 +25,6 @@ from orchestrator.sandboxes.work import File
 
 # Files of one value together; past it they lie in the spool.
 _MEMORY_BYTES = 1024 * 1024
-# JSON above this is taken apart in a thread.
-_LARGE_BYTES = 1024 * 1024
 
 
 class Spooled(Protocol):
@@ -58,18 +59,20 @@ class Told(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """`value` is JSON as `exact.dumps` takes it; where there are files, it is as `exact.loads` gives it."""
+    """`value` is JSON as `exact.dumps` takes it; where there are files, it is as `exact.loads` gives it. `size`: its bytes."""
 
     value: Any
     files: tuple[File, ...] = ()
+    size: int = 0
 
-    def items(self) -> list[Any]:
-        """Those of a value that is a list. Raises `SandboxLost`."""
+    def items(self, room: Room) -> list[Any]:
+        """Those of a value that is a list. Raises `SandboxLost`, `TooManyValues`."""
         if type(self.value) is list:
             return self.value
         try:
+            room.take(bytes(self.value))
             return msgspec.json.decode(self.value, type=list[Raw])
-        except (msgspec.MsgspecError, TypeError) as exc:
+        except (msgspec.MsgspecError, TypeError, RecursionError) as exc:
             msg = "a runner sent something else where it was to send a list"
             raise SandboxLost(msg) from exc
 
@@ -79,10 +82,12 @@ class Names:
 
     def __init__(self, taken: Collection[str]) -> None:
         self._names = (name for name in map("f{}".format, itertools.count()) if name not in taken)
+        self._lock = Lock()
 
     def renamed(self, value: Any, files: Iterable[File]) -> Crossing:
-        """`value`, as `exact.loads` gives it, is changed in place."""
-        new = {file.name: next(self._names) for file in files}
+        """`value`, as `exact.loads` gives it, is changed in place. May be called in several threads."""
+        with self._lock:
+            new = {file.name: next(self._names) for file in files}
         for found, tag in tagged(value, FILES):
             found[tag] = new.get(found[tag], found[tag])
         return Crossing(value, tuple(replace(file, name=new[file.name]) for file in files))
@@ -94,14 +99,16 @@ class Taken:
     value: Crossing
 
 
-async def taken(reply: Value | Typed, names: Names, spool: Spool) -> Taken:
-    """What a part came to, with its content read to the end. Raises `SandboxLost`: it is not what a runner sends. `SpoolFull`."""
+async def taken(reply: Value | Typed, names: Names, spool: Spool, room: Room) -> Taken:
+    """What a part came to, with its content read to the end. Raises `SandboxLost`: it is not what a runner sends. `SpoolFull`.
+    `TooManyValues`: it names files, so that it has to be taken apart."""
+    size = len(reply.body)
     try:
-        told = _told.decode(reply.body)
+        told = await aside(size, _told.decode, reply.body)
         if isinstance(reply, Value) or not reply.files:
-            return Taken(told, Crossing(told.value))
+            return Taken(told, Crossing(told.value, size=size))
         files = await _files(reply, spool)
-        return Taken(told, names.renamed(await _loaded(bytes(told.value)), files))
+        return Taken(told, await aside(size, _named, told, files, names, room))
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         msg = "a runner sent a value that cannot be read"
         raise SandboxLost(msg) from exc
@@ -110,8 +117,10 @@ async def taken(reply: Value | Typed, names: Names, spool: Spool) -> Taken:
             await reply.content.aclose()
 
 
-async def _loaded(text: bytes) -> Any:
-    return await asyncio.to_thread(exact.loads, text) if len(text) > _LARGE_BYTES else exact.loads(text)
+def _named(told: Told, files: Iterable[File], names: Names, room: Room) -> Crossing:
+    text = bytes(told.value)
+    room.take(text)
+    return replace(names.renamed(exact.loads(text), files), size=len(text))
 
 
 async def _files(reply: Typed, spool: Spool) -> tuple[File, ...]:

@@ -102,9 +102,9 @@ def located(reply: Reply, counting: Counting) -> Reply:
 def _located_body(body: bytes, counting: Counting) -> bytes:
     try:
         told = _told.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        members: dict[str, Any] = dict(_members.decode(body))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return body  # none that our runner makes: the client sees it as it is
-    members: dict[str, Any] = dict(_members.decode(body))
     members |= {} if told.field is None else {"field": counting.field(told.field)}
     members |= {"stage": None, "item": None, **counting.places(told.stage, told.item)}
     return msgspec.json.encode({name: value for name, value in members.items() if value is not None})

@@ -21,11 +21,11 @@ _FIRST = ("args", "kwargs", "tuple", "drop")
 _PIPE = frozenset({"session", "pipeline"})
 
 
-def plan(request: Mapping[str, Any], session: Callable[[], str], *, max_parallel: int) -> Plan | None:
+def plan(request: Mapping[str, Any], session: Callable[[], str], *, max_parallel: int, max_stages: int) -> Plan | None:
     """Cut a composition into parts; None where there is nothing to cut, and one runner takes it as it came.
 
     Args:    request: members of its body, as `exact.loads` reads them. session: gives the session of stages that name
-             none; raises `InvalidRequest` if there is none.
+             none; raises `InvalidRequest` if there is none. max_stages: pipes and stages together of what is cut.
     Raises:  InvalidRequest: names the member, and the pipe and the stage that it is in.
     """
     shapes = [name for name in SHAPES if name in request]
@@ -41,7 +41,10 @@ def plan(request: Mapping[str, Any], session: Callable[[], str], *, max_parallel
         )
     else:
         planner.pipeline([{"listop": request["listop"]}], session(), [Place()])
-    return planner.ended()
+    made = planner.ended()
+    if made is not None:
+        _check_count(request, max_stages)
+    return made
 
 
 class _Planner:
@@ -119,6 +122,16 @@ class _Planner:
 def _range(stages: Any) -> range:
     """Indices of what is a pipeline; what is none is refused by whoever runs it."""
     return range(len(stages) if type(stages) is list else 0)
+
+
+def _check_count(request: Mapping[str, Any], most: int) -> None:
+    """Raises `InvalidRequest`: there are more pipes and stages together than `most`."""
+    pipes = request.get("pipes", [])
+    pipelines = [pipe.get("pipeline", []) for pipe in pipes] or [request.get("pipeline", [])]
+    count = len(pipes) + sum(map(len, pipelines))
+    if count > most:
+        msg = f"there are {count} pipes and stages together; over several sandboxes there may be {most}"
+        raise InvalidRequest(msg, field="pipes" if pipes else "pipeline")
 
 
 def _refused_list(spread: Spread, detail: str) -> InvalidRequest:

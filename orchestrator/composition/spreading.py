@@ -10,15 +10,17 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from orchestrator.composition.calling import OVERDUE, Calling
+from orchestrator.composition.aside import aside
+from orchestrator.composition.calling import OVERDUE, UNREAD, Calling
 from orchestrator.composition.crossing import Crossing, Names, Spool, Taken, taken
+from orchestrator.composition.exact import Room
 from orchestrator.composition.extra import ExtraSessions
 from orchestrator.composition.locating import OfItems, located
 from orchestrator.composition.parts import Spread
 from orchestrator.composition.requests import request
 from orchestrator.errors import SandboxLost
 from orchestrator.sandboxes.replies import Reply, TimedOut, Typed, Value, Violation, WorkerDied
-from orchestrator.sandboxes.work import File
+from orchestrator.sandboxes.work import File, Work
 from orchestrator.sessions.manager import CallOutcome
 
 
@@ -26,22 +28,32 @@ class Spreading:
     """One list operation, to be run once."""
 
     def __init__(
-        self, part: Spread, value: Crossing | None, calling: Calling, extra: ExtraSessions, names: Names, spool: Spool
+        self,
+        part: Spread,
+        value: Crossing | None,
+        calling: Calling,
+        extra: ExtraSessions,
+        names: Names,
+        spool: Spool,
+        room: Room,
     ) -> None:
-        """`value`: what the part before came to. Raises `SandboxLost`: it was to be a list."""
+        """`value`: the list that the part before came to. `room`: for what the pieces come to."""
         self._part = part
-        self._items: Sequence[Any] = part.items if part.items is not None else value.items() if value else []
+        self._size = calling.asked.size + (value.size if value else 0)
+        self._items: Sequence[Any] = part.items if part.items is not None else value.value if value else ()
         self._files: tuple[File, ...] = calling.asked.files + (value.files if value else ())
         self._calling = calling
         self._extra = extra
         self._names = names
         self._spool = spool
+        self._room = room
         self._own = CallOutcome(OVERDUE, False, 0.0, 0.0, 0.0)  # what became of the session's own request
 
     async def run(self, first: Mapping[str, Any]) -> list[Taken] | Reply:
-        """What the pieces came to, in their order, or the first failure. Raises what `SessionManager.open` and `call` do.
+        """What the pieces came to, in their order, or the first failure.
 
         Args:    first: further members for the session's own request.
+        Raises:  what `ExtraSessions.open` and `SessionManager.call` do. TooManyValues.
         """
         pieces = _cut(len(self._items), self._part.parallel)
         self._calling.begin()
@@ -61,7 +73,8 @@ class Spreading:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._calling.spend(replace(self._own, started_s=opened - began, ran_s=perf_counter() - opened))
+            started_s = opened - began if others else self._own.started_s
+            self._calling.spend(replace(self._own, started_s=started_s, ran_s=perf_counter() - opened))
 
     async def _open(self, count: int) -> list[str]:
         principal = self._calling.asked.principal
@@ -79,24 +92,31 @@ class Spreading:
         return done
 
     async def _piece(self, session: str, piece: range, further: Mapping[str, Any]) -> Taken | Reply:
+        part = self._part
+        counting = OfItems(part, piece.start, len(piece), len(self._items))
+        try:
+            work = await aside(self._size, self._work, piece, further)
+            outcome = await self._calling.call(session, work)
+            if session == part.session:
+                self._own = outcome
+            if isinstance(outcome.reply, Value | Typed):
+                async with self._calling.in_time():
+                    return await taken(outcome.reply, self._names, self._spool, self._room)
+            if session != part.session:
+                return located(_elsewhere(outcome.reply), counting)
+            return located(outcome.reply, counting)
+        except TimeoutError:
+            return located(UNREAD, counting)
+        finally:
+            self._extra.close(session)
+
+    def _work(self, piece: range, further: Mapping[str, Any]) -> Work:
         part, items = self._part, [self._items[number] for number in piece]
         if part.constructor is None:
             members: Mapping[str, Any] = {"pipeline": [{"listop": part.operation}], "piped": items}
         else:
             members = {"listop": {**part.operation, "list": [*items, part.constructor]}}
-        try:
-            work = request({**members, **further}, self._files, flags=self._calling.asked.flags)
-            outcome = await self._calling.call(session, work)
-            if session == part.session:
-                self._own = outcome
-            if isinstance(outcome.reply, Value | Typed):
-                return await taken(outcome.reply, self._names, self._spool)
-            counting = OfItems(part, piece.start, len(piece), len(self._items))
-            if session != part.session:
-                return located(_elsewhere(outcome.reply), counting)
-            return located(outcome.reply, counting)
-        finally:
-            self._extra.close(session)
+        return request({**members, **further}, self._files, flags=self._calling.asked.flags)
 
 
 def _cut(count: int, pieces: int) -> list[range]:

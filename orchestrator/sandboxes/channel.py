@@ -294,7 +294,7 @@ class SocketChannel:
     def _overdue(self, call: _Call) -> None:
         if call in self._waiting:
             self._waiting.remove(call)
-            call.reply.set_result(TimedOut(restarted=False))
+            call.reply.set_result(TimedOut(restarted=False, begun=False))
 
     async def _read(self, reply: _Unread) -> Reply:
         try:
@@ -343,7 +343,7 @@ class SocketChannel:
         now = self._loop.time()
         if call.until is not None:
             if call.until <= now:
-                self._finish(call, TimedOut(restarted=False))
+                self._finish(call, TimedOut(restarted=False, begun=False))
                 return
             call.timeout_s = min(call.timeout_s, call.until - now)
         call.phase = _Phase.SENT

@@ -85,11 +85,12 @@ class RefusedCall:
 class TimedOut:
     """The deadline came; everything the call started is being killed. A fresh worker is on its way, if `restarted`.
 
-    `place` says where in a composition, here and below.
+    `place` says where in a composition, here and below. One that was not `begun` waited for its turn.
     """
 
     place: Mapping[str, int] = field(default_factory=dict)
     restarted: bool = True
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)

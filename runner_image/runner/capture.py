@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from fcntl import F_GETFL, F_SETFL, fcntl
+from fcntl import F_GETFD, F_GETFL, F_SETFL, fcntl
 from io import BufferedWriter, RawIOBase, TextIOWrapper
 
 TYPE_CHECKING = False
@@ -105,10 +105,23 @@ class _Stream:
         """What was written since the last time and not told, and whether some of it is missing."""
         followed_bytes, self._followed_bytes = self._followed_bytes, 0
         if not followed_bytes:
-            return self._take(self._max_bytes, self._max_bytes)
-        self._raw.max_bytes = self._max_bytes
-        self._buffer_lines(False)
-        return self._take(followed_bytes, 0)
+            taken = self._take(self._max_bytes, self._max_bytes)
+        else:
+            self._raw.max_bytes = self._max_bytes
+            self._buffer_lines(False)
+            taken = self._take(followed_bytes, 0)
+        self._restore()
+        return taken
+
+    def _restore(self) -> None:
+        """Where user code closed our number, let it lead into memory again; a file of its own under it stays."""
+        try:
+            fcntl(self._number, F_GETFD)
+        except OSError:
+            if _identity(self._file) == self._identity:
+                os.dup2(self._file, self._number)
+            else:
+                self._open()
 
     def flush(self) -> None:
         try:

@@ -68,7 +68,8 @@ class Arguments:
                 msg = f"a key of type {type(key).__name__}: keys of objects are strings"
                 raise refused(msg, where)
         encoded = {key: self.encode(value, (*where, key)) for key, value in members.items()}
-        return {"$object": encoded} if tag_of(members) else encoded
+        # As it goes, not as it is: bytes in it may have become an object.
+        return {"$object": encoded} if tag_of(encoded) else encoded
 
     def _foreign(self, value: Any, where: Where) -> Any:
         if isinstance(value, (int, float, str)):  # an enum's member, or some other subclass

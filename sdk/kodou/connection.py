@@ -26,11 +26,13 @@ class Address:
         if not self.url.startswith(("http://", "https://")):
             msg = f"the server's address begins with http:// or https://, not {self.url!r}"
             raise NotConfigured(msg)
-        found = token or os.environ.get("KODOU_TOKEN")
-        if not found:
+        self.token = (token or os.environ.get("KODOU_TOKEN") or "").strip()
+        if not self.token:
             msg = "no token: pass one or set KODOU_TOKEN; `kodou keys create NAME` makes one on the server"
             raise NotConfigured(msg)
-        self.token = found.strip()
+        if not (self.token.isascii() and self.token.isprintable()):
+            msg = "the token holds line ends or other characters that are not printable ASCII"  # and is not shown
+            raise NotConfigured(msg)
 
     @property
     def local(self) -> bool:

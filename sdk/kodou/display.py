@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
+CLOSED = "the environment is closed, and opens once: make another `Environment`"
 
-def opened(session: S | None) -> S:
+
+def opened(session: S | None, *, closed: bool) -> S:
     """Raises RuntimeError: there is none."""
     if session is None:
-        msg = "the environment is not open: use `with` (or `async with`), or `open()`"
+        msg = CLOSED if closed else "the environment is not open: use `with` (or `async with`), or `open()`"
         raise RuntimeError(msg)
     return session
 

@@ -14,7 +14,7 @@ from kodou.errors import KodouError
 from kodou.evaluables import Composition, Expression, Handle
 from kodou.expressions import Expression as _Expression
 from kodou.messages import Progress
-from kodou.progress import bar
+from kodou.progress import following
 from kodou.references import References
 from kodou.retries import RETRIES
 from kodou.scope import Scope
@@ -61,17 +61,26 @@ class Environment(Scope):
         self._progress = progress
         self._options = options
         self._session: Session | None = None
+        self._closed = False
 
     def open(self) -> Self:
-        """Set it up; for where `with` does not fit, as in a notebook. Raises as `Client.setup`."""
+        """Set it up; for where `with` does not fit, as in a notebook. Once: what is closed stays so.
+
+        Raises:  RuntimeError: it was closed. And as `Client.setup`.
+        """
+        if self._closed:
+            raise RuntimeError(display.CLOSED)
         if self._session is None:
-            progress = self._progress or bar()
-            self._session = self._client.setup(self._dependencies, self._version, progress=progress, **self._options)
+            with following(self._progress) as progress:
+                self._session = self._client.setup(
+                    self._dependencies, self._version, progress=progress, **self._options
+                )
         return self
 
     def close(self) -> None:
         """End the session, and all that is kept in it. May be called twice."""
         session, self._session = self._session, None
+        self._closed = True
         try:
             if session is not None:
                 session.close()
@@ -82,11 +91,7 @@ class Environment(Scope):
     @property
     def session(self) -> Session:
         """Raises RuntimeError: it is not open."""
-        return display.opened(self._session)
-
-    def drop(self, handle: Handle) -> None:
-        """Have what it stands for dropped with the next request. May be called twice."""
-        display.kept(handle).drop()
+        return display.opened(self._session, closed=self._closed)
 
     def describe(self, target: _Expression | str | None = None, *, prefix: str = "") -> Description:
         """What a name offers, found out without running it; None: the names there are.

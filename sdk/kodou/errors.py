@@ -1,5 +1,4 @@
-(
-    """What can go wrong, as a client sees it: one class per code of the protocol.
+"""What can go wrong, as a client sees it: one class per code of the protocol.
 
 KodouError
 ├─ NotConfigured            no token, or an address that is none
@@ -43,13 +42,14 @@ KodouError
    ├─ TooManyItems          an iterator gives more than the server collects
    └─ ReferenceTooLarge     it takes more memory than the session may keep
 """
-    ""
-)
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class KodouError(Exception):
@@ -73,6 +73,10 @@ class KodouError(Exception):
         self.members: Mapping[str, Any] = dict(members or {})
         self.status = status
         self.request_id = request_id
+
+    def again(self) -> Self:
+        """The same, to be raised once more: without the traceback, which holds on to what was at hand."""
+        return type(self)(self.detail, members=self.members, status=self.status, request_id=self.request_id)
 
 
 class NotConfigured(KodouError):

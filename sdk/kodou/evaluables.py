@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from kodou import display, evaluation
-from kodou.errors import KodouError, ValueNotSerializable
+from kodou.errors import CallFailed, KodouError, RemoteError, ValueNotSerializable
 from kodou.expressions import Composition as _Composition
 from kodou.expressions import Evaluable, called, source
 from kodou.expressions import Expression as _Expression
@@ -26,12 +26,13 @@ class _Blocking(Evaluable):
     """What evaluates, and when.
 
     `value()`, `reply()`, `keep()` and `stream()` do, and so does whatever needs the value: printing, comparing, `float`,
-    `int`, `bool`, `len`, `in`, iterating, `numpy.asarray`. The value is remembered; `keep()`, `stream()` and an
-    expression that is made out of it run it anew. `keep()` what should be run once for several.
+    `int`, `bool`, `len`, `in`, iterating, `numpy.asarray`. The value is remembered, and so is what it raised;
+    `keep()`, `stream()` and an expression that is made out of it run it anew. `keep()` what should be run once for several.
     """
 
     _scope: Environment
     _reply: Reply | None = None
+    _failure: CallFailed | None = None
     __hash__ = None  # type: ignore[assignment]  # as equality is that of values
 
     def value(self, *, timeout: float | None = None) -> Any:
@@ -44,8 +45,14 @@ class _Blocking(Evaluable):
 
     def reply(self, *, timeout: float | None = None) -> Reply:
         """As `value`, with what was printed, the value's type and the time it took."""
+        if self._failure is not None:
+            raise self._failure.again()
         if self._reply is None:
-            self._reply = self._scope._client.run(evaluation.evaluated(self, timeout))
+            try:
+                self._reply = self._scope._client.run(evaluation.evaluated(self, timeout))
+            except (RemoteError, ValueNotSerializable) as exc:  # it was run to its end; another time may be too often
+                self._failure = exc.again()
+                raise
         return self._reply
 
     def keep(self, *, timeout: float | None = None) -> Handle:
@@ -63,10 +70,10 @@ class _Blocking(Evaluable):
         return cast("Iterator[Output | Item | Reply]", client.stream(request, CallReader()))
 
     def __repr__(self) -> str:
-        return self._shown(repr)
+        return self._shown(repr) if self._evaluates() else f"<{source(self)}>"
 
     def __str__(self) -> str:
-        return self._shown(str)
+        return repr(self) if self._is_function() else self._shown(str)
 
     def __format__(self, specification: str) -> str:
         return format(self.value(), specification) if specification else str(self)
@@ -84,8 +91,6 @@ class _Blocking(Evaluable):
         return None
 
     def _shown(self, shown: Callable[[Any], str]) -> str:
-        if not self._evaluates():
-            return f"<{source(self)}>"
         try:
             return shown(self.value())
         except ValueNotSerializable as exc:  # a module, a function: the server says how it looks
@@ -93,8 +98,12 @@ class _Blocking(Evaluable):
 
     def _evaluates(self) -> bool:
         """Whether there is a value to be shown, and still a session to get it from."""
-        function = isinstance(self, _Composition) and self._begin is None
-        return not function and (self._scope._session is not None or self._reply is not None)
+        told = self._reply is not None or self._failure is not None
+        return not self._is_function() and (told or self._scope._session is not None)
+
+    def _is_function(self) -> bool:
+        """It waits for arguments."""
+        return isinstance(self, _Composition) and self._begin is None
 
     def __eq__(self, other: object) -> Any:  # arrays compare to arrays
         return self.value() == _plain(other)
@@ -151,7 +160,7 @@ class Expression(_Blocking, _Expression):
         return None
 
     def __dir__(self) -> Iterable[str]:
-        return [*("attr", "keep", "reply", "stream", "value"), *self._scope._names(None if called(self) else self)]
+        return [*("attr", "keep", "reply", "stream", "value"), *([] if called(self) else self._scope._names(self))]
 
 
 class Composition(_Blocking, _Composition):
@@ -162,14 +171,11 @@ class Handle(Expression):
     """A value that is kept in the session. `value()` gives it as it is now."""
 
     def reply(self, *, timeout: float | None = None) -> Reply:
-        self._reply = None  # what is kept may change
+        self._reply = self._failure = None  # what is kept may change
         return super().reply(timeout=timeout)
 
     def __repr__(self) -> str:
         return display.handle(self)
-
-    def __str__(self) -> str:
-        return display.kept(self).repr
 
     def _repr_html_(self) -> str:
         return display.handle_html(self)

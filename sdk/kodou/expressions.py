@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
 from kodou.references import Kept
+from kodou.stand_in import StandIn
 
 if TYPE_CHECKING:
     from kodou.scope import Scope
@@ -34,9 +35,9 @@ class Step:
         name = self.name if self.kept is None else self.kept.name
         if self.args is None:
             return name
-        shown = [reprlib.repr(arg) for arg in self.args]
-        shown += [f"{name}={reprlib.repr(arg)}" for name, arg in self.kwargs.items()]
-        return f"{name}({', '.join(shown)})"
+        given = [shown(arg) for arg in self.args]
+        given += [f"{name}={shown(arg)}" for name, arg in self.kwargs.items()]
+        return f"{name}({', '.join(given)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +61,15 @@ class Fed:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Evaluable:
+class Evaluable(StandIn):
     """Base of all that an environment can evaluate."""
 
     _scope: Scope
     _used = False
 
-    # numpy then leaves `array | expression` to `__ror__` here.
+    # numpy and pandas then leave `array | expression` to `__ror__` here.
     __array_ufunc__ = None
+    __pandas_priority__ = 10**6
 
     def __or__(self, stage: Any) -> Any:
         return self._scope._composed(*_beginning(self)) | stage
@@ -91,6 +93,8 @@ class Expression(Evaluable):
 
     A name that this class has itself, or one that begins with an underscore, is reached through `attr`.
     """
+
+    _steps: tuple[Step, ...] = ()
 
     def __init__(self, scope: Scope, steps: tuple[Step, ...]) -> None:
         self._scope = scope
@@ -120,11 +124,13 @@ class Expression(Evaluable):
         return self.attr("__getitem__")(_key(self._scope, key))
 
     def _waits(self) -> bool:
-        return self._steps[-1].args is not None
+        return bool(self._steps) and self._steps[-1].args is not None
 
 
 class Composition(Evaluable):
     """Stages that hand a value on, beginning with `begin`: arguments, or an expression; None until it is called."""
+
+    _begin: Fed | Evaluable | None = None
 
     def __init__(self, scope: Scope, begin: Fed | Evaluable | None, stages: tuple[Stage, ...]) -> None:
         self._scope = scope
@@ -180,6 +186,21 @@ def source(value: Evaluable) -> str:
     if isinstance(begin, Fed):
         return f"({' | '.join(map(str, stages))}){Step('', begin.args, begin.kwargs)}"
     return " | ".join(map(str, stages if begin is None else [source(begin), *stages]))
+
+
+class _Shown(reprlib.Repr):
+    """Runs nothing that is not Python's own: the `repr` of an expression asks the server."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        return source(x) if isinstance(x, Evaluable) else super().repr1(x, level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        return super().repr_instance(x, level) if type(x) in _ATOMS else f"<{type(x).__name__}>"
+
+
+def shown(value: Any) -> str:
+    """A value in a message, shortened; an expression as it was written."""
+    return _Shown().repr(value)
 
 
 def evaluables(value: Any) -> Iterator[Evaluable]:

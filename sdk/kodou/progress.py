@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kodou.messages import Progress
@@ -20,17 +21,38 @@ _BAR = 20  # characters
 _WIDTH = 78
 
 
-def bar() -> Callable[[Progress], object] | None:
-    """Shows each step on standard error, over the one before; None where that is no terminal."""
+class Bar:
+    """Shows each step on a terminal, over the one before."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __call__(self, step: Progress) -> None:
+        self._write("" if step.phase == "ready" else line(step)[:_WIDTH])
+
+    def clear(self) -> None:
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(f"\r\x1b[K{text}")
+        self._stream.flush()
+
+
+def bar() -> Bar | None:
+    """On standard error; None where that is no terminal."""
     stream: Any = sys.stderr
-    if stream is None or not stream.isatty():
-        return None
+    return None if stream is None or not stream.isatty() else Bar(stream)
 
-    def show(step: Progress) -> None:
-        stream.write("\r\x1b[K" if step.phase == "ready" else f"\r\x1b[K{line(step)[:_WIDTH]}")
-        stream.flush()
 
-    return show
+@contextmanager
+def following(progress: Callable[[Progress], object] | None) -> Iterator[Callable[[Progress], object] | None]:
+    """What is called with each step: `progress`, or else a bar, which is cleared at the end, whatever that is."""
+    own = None if progress else bar()
+    try:
+        yield progress or own
+    finally:
+        if own is not None:
+            own.clear()
 
 
 def line(step: Progress) -> str:

@@ -185,7 +185,7 @@ def failure(members: Mapping[str, Any], status: int, request_id: str | None) -> 
     exception = members.get("exception")
     if isinstance(exception, dict):
         code = code or "exception"
-        detail = f"{exception.get('type')}: {exception.get('message')}"
+        detail = f"{exception.get('type')}: {exception.get('message')}{_place(members)}"
     else:
         detail = str(
             members.get("detail") or members.get("title") or f"the server answered {status} {code or ''}".strip()
@@ -194,6 +194,12 @@ def failure(members: Mapping[str, Any], status: int, request_id: str | None) -> 
     return error_class(str(code), status)(
         detail, members=members, status=status, request_id=named if isinstance(named, str) else request_id
     )
+
+
+def _place(members: Mapping[str, Any]) -> str:
+    """Where in a pipeline or a list it was: ` (stage 0, item 2)`."""
+    known = [f"{name} {members[name]}" for name in ("pipe", "stage", "item") if type(members.get(name)) is int]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def read_ready(members: Mapping[str, Any]) -> Setup:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from kodou.expressions import Composition, Evaluable, Expression, Fed, Operation, Stage, Step, use
+from kodou.expressions import Composition, Evaluable, Expression, Fed, Operation, Stage, Step, handle, shown, use
 from kodou.references import Kept, References
+from kodou.stand_in import StandIn
 
 _NOTHING: Any = object()
 _FUNCTION_OPTIONAL = frozenset({"sort", "any", "all"})
 
 
-class Scope:
+class Scope(StandIn):
     """What both kinds of `Environment` share: building expressions, which asks the server nothing.
 
     A name that this class has itself, or one that begins with an underscore, is reached by a subscript: `env["map"]`.
@@ -39,7 +40,7 @@ class Scope:
     def __getitem__(self, name: str) -> Any:
         """What a name stands for; several with dots between them are one after the other."""
         if not isinstance(name, str):
-            msg = f"a name is a string, not {name!r}"
+            msg = f"a name is a string, not {shown(name)}"
             raise TypeError(msg)
         return self._expressed(tuple(map(Step, name.split("."))))
 
@@ -79,11 +80,19 @@ class Scope:
         """Whether `function` is true for every item; None: whether all are true."""
         return self._operation("all", function, items)
 
+    def drop(self, kept: Expression) -> None:
+        """Have what a handle stands for dropped with the next request. May be called twice. Raises TypeError."""
+        found = handle(kept)
+        if found is None:
+            msg = f"only a handle can be dropped, which `keep()` gives; not {shown(kept)}"
+            raise TypeError(msg)
+        found.drop()
+
     def _operation(self, op: str, function: Any, items: Any, **more: Any) -> Any:
         if isinstance(function, Expression):
             use(function)
         elif not isinstance(function, str) and (function is not None or op not in _FUNCTION_OPTIONAL):
-            msg = f"the function of {op} is one of the environment, or a dotted name; not {function!r}"
+            msg = f"the function of {op} is one of the environment, or a dotted name; not {shown(function)}"
             raise TypeError(msg)
         named = {name: value for name, value in more.items() if name == "initial" or value is not None}
         stage = Operation(self, op, function, named)

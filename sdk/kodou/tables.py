@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from kodou.arguments import Arguments, Where
 
 _PACKAGES = ("pandas", "polars")
+# Of polars: what numpy has too, and what polars makes of Python's values by itself.
+_NUMBERS = frozenset({*(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)), "Float32", "Float64"})
+_LISTED = frozenset({"Null", "Boolean", "Int64", "Float64", "String", "Binary"})
 
 
 def is_frame(value: Any) -> bool:
@@ -64,8 +67,7 @@ def _column(arguments: Arguments, column: Any, where: Where) -> Any:
     from kodou.arguments import refused
 
     if type(column).__module__.startswith("polars"):
-        values = column.to_numpy() if column.dtype.is_numeric() and not column.null_count() else None
-        return column.to_list() if values is None else arrays.encode(arguments, values, where)
+        return _polars_column(arguments, column, where)
     numpy = sys.modules["numpy"]
     if isinstance(column.dtype, numpy.dtype) and arrays.portable(column):
         return arrays.encode(arguments, column.to_numpy(), where)
@@ -74,6 +76,25 @@ def _column(arguments: Arguments, column: Any, where: Where) -> Any:
         raise refused(msg, where)
     missing = column.isna()
     return arguments.items([None if lost else value for value, lost in zip(column.tolist(), missing)], where)
+
+
+def _polars_column(arguments: Arguments, column: Any, where: Where) -> Any:
+    from kodou.arguments import refused
+
+    if str(column.dtype) in _NUMBERS and not column.null_count():
+        return arrays.encode(arguments, column.to_numpy(), where)
+    if not _listed(column.dtype):
+        lost = " with nulls" if str(column.dtype) in _NUMBERS else ""
+        msg = f"a column of dtype {column.dtype}{lost} would not arrive as one: convert it with `cast`"
+        raise refused(msg, where)
+    return arguments.items(column.to_list(), where)
+
+
+def _listed(dtype: Any) -> bool:
+    kind = str(dtype).partition("(")[0]
+    if kind == "Struct":
+        return all(_listed(field.dtype) for field in dtype.fields)
+    return _listed(dtype.inner) if kind == "List" else kind in _LISTED
 
 
 def decode(members: Mapping[str, Any], decoded: Callable[[Any], Any]) -> Any:

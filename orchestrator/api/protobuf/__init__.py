@@ -5,4 +5,4 @@ MEDIA_TYPE = b"application/x-protobuf"
 # Messages inside messages: as deep as parsers of all languages go.
 MAX_DEPTH = 100
 # What is larger is worked on in a thread.
-LARGE_BYTES = 64 * 1024
+LARGE_BYTES = 4 * 1024

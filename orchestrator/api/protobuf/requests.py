@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import math
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from runner.evaluation.references import NAME
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from orchestrator.api import parsing
+from orchestrator.api.middleware import body_of
 from orchestrator.api.problems import MalformedRequest
 from orchestrator.api.protobuf import LARGE_BYTES, wire
 from orchestrator.api.protobuf.kodou_pb2 import (
@@ -26,28 +29,40 @@ from orchestrator.api.protobuf.kodou_pb2 import (
     Reference,
     Value,
 )
-from orchestrator.errors import InvalidRequest, ReferenceNotFound
+from orchestrator.errors import InvalidRequest, PayloadTooLarge, ReferenceNotFound
 from orchestrator.sandboxes.work import File
 from orchestrator.settings import Settings
 
 Json = object
 
+# Files cost the server and the runner some microseconds each, before and after the call: few bytes are better off as text.
+MOST_FILES = 10_000
+_INLINE_BYTES = 1024
+
 _INTEGER = re.compile(rf"-?[0-9]{{1,{parsing.MAX_INTEGER_DIGITS}}}")
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _TARGETS = {"name": "name", "module": "moduleName", "ref": "ref"}
 
 
-async def take(receive: Receive, settings: Settings) -> tuple[bytes, tuple[File, ...]]:
+async def take(scope: Scope, receive: Receive, settings: Settings) -> tuple[bytes, tuple[File, ...]]:
     """The JSON of the call that a request's body holds, and the files beside it.
 
-    Raises: MalformedRequest, InvalidRequest, ReferenceNotFound, PayloadTooLarge; ClientDisconnect.
+    Raises: MalformedRequest, InvalidRequest, ReferenceNotFound, PayloadTooLarge, Unavailable; ClientDisconnect.
     """
     body = await parsing.read_body(receive)
+    most_fields, most_bytes = settings.max_protobuf_fields, settings.max_body_bytes
     if len(body) > LARGE_BYTES:
-        return await asyncio.to_thread(call_of, body, most_fields=settings.max_protobuf_fields)
-    return call_of(body, most_fields=settings.max_protobuf_fields)
+        call, files = await asyncio.to_thread(call_of, body, most_fields=most_fields, most_bytes=most_bytes)
+    else:
+        call, files = call_of(body, most_fields=most_fields, most_bytes=most_bytes)
+    body_of(scope).hold(len(call) + sum(file.size for file in files))
+    return call, files
 
 
-def call_of(body: bytes, *, most_fields: int) -> tuple[bytes, tuple[File, ...]]:
+def call_of(body: bytes, *, most_fields: int, most_bytes: int) -> tuple[bytes, tuple[File, ...]]:
+    """Args:    most_fields: of the request. most_bytes: of the JSON.
+    Raises:  MalformedRequest, InvalidRequest, ReferenceNotFound, PayloadTooLarge.
+    """
     wire.check(body, CallRequest.DESCRIPTOR, most=most_fields)
     try:
         request = CallRequest.FromString(body)
@@ -55,8 +70,11 @@ def call_of(body: bytes, *, most_fields: int) -> tuple[bytes, tuple[File, ...]]:
         msg = "the body is no kodou.v1.CallRequest: perhaps a string in it is no UTF-8"
         raise MalformedRequest(msg) from exc
     reader = _Reader()
-    call = reader.call(request)
-    return json.dumps(call, ensure_ascii=False, separators=(",", ":")).encode(), tuple(reader.files)
+    text = json.dumps(reader.call(request), ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > most_bytes:
+        msg = f"the request is over the limit of {most_bytes} bytes as JSON: make n-d arrays of its lists of numbers"
+        raise PayloadTooLarge(msg, limit_bytes=most_bytes)
+    return text, tuple(reader.files)
 
 
 class _Reader:
@@ -117,9 +135,26 @@ class _Reader:
         return content if make is None else make(self, content, field)
 
     def file(self, data: bytes) -> str:
+        if len(self.files) == MOST_FILES:
+            msg = (
+                f"the request has more than {MOST_FILES} n-d arrays, images and strings of {_INLINE_BYTES} bytes or more:"
+                " make one array of many"
+            )
+            raise PayloadTooLarge(msg, limit_bytes=MOST_FILES)
         name = f"f{len(self.files)}"
         self.files.append(File(name, len(data), data))
         return name
+
+
+def _double(reader: _Reader, number: float, field: str) -> Json:
+    # Not bare: JSON that is none is read slowly, up to a bound.
+    return number if math.isfinite(number) else {"$float": _NOT_FINITE[str(number)]}
+
+
+def _bytes(reader: _Reader, data: bytes, field: str) -> Json:
+    if len(data) < _INLINE_BYTES:
+        return {"$bytes": b64encode(data).decode("ascii")}
+    return {"$file": reader.file(data)}
 
 
 def _integer(reader: _Reader, digits: str, field: str) -> Json:
@@ -165,10 +200,11 @@ def _reference(reader: _Reader, message: Reference, field: str) -> Json:
     return {"$ref": message.name}
 
 
-# By the kinds of a `Value`. Those that are not here are JSON as they are; NaN and infinities as the runner reads them.
+# By the kinds of a `Value`. Those that are not here are JSON as they are.
 _MAKERS: Mapping[str, Callable[[_Reader, Any, str], Json]] = {
     "null_value": lambda reader, message, field: None,
-    "bytes_value": lambda reader, data, field: {"$file": reader.file(data)},
+    "double_value": _double,
+    "bytes_value": _bytes,
     "list_value": _list,
     "map_value": _map,
     "ndarray_value": _array,

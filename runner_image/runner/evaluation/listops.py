@@ -150,7 +150,8 @@ def _decided(apply: Any, items: Iterator[Any], verdict: bool) -> bool:
 _OPERATIONS: dict[str, Callable[[Any, Iterator[Any]], Any]] = {
     "map": lambda apply, items: [apply(item) for item in items],
     "filter": lambda apply, items: [item for item in items if apply(item)],
-    "starmap": lambda apply, items: [apply(*item) for item in items],
+    # (A tuple of its own, so that an item that is none is not said to be an argument of ours.)
+    "starmap": lambda apply, items: [apply(*(*item,)) for item in items],
     "flatmap": _flatmapped,
     "sort": _sorted,
     "any": lambda apply, items: _decided(apply, items, True),

@@ -7,6 +7,7 @@ import sys
 
 from ..refusal import AttributeNotFound, NameNotFound, NotCallable
 from .results import awaited
+from .warned import adapt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _FIELDS = ("args", "kwargs")
 
 # Names that no module has: to look for one on all of the path again takes longer than most calls.
 _found_builtins: set[str] = set()
+# Python notes here which warnings it has shown with a line of this file as their place.
+__warningregistry__: dict[Any, Any] = {}
 
 
 def apply(request: Request) -> Any:
@@ -44,6 +47,7 @@ def apply(request: Request) -> Any:
 
 def resolve(steps: list[Step]) -> Any:
     """What a namepath names. Its elements with arguments have been called, but for the last. Raises as `apply` does."""
+    __warningregistry__.clear()  # each call shows its own
     *inner, last = steps
     value: Any = None
     for step in inner:
@@ -115,6 +119,7 @@ def _first(step: Step) -> Any:
         return getattr(builtins, step.name)
     module = _module(step.name)
     if module is not None:
+        adapt()
         return module
     if hasattr(builtins, step.name):
         _found_builtins.add(step.name)

@@ -1,7 +1,8 @@
 """Tags in arguments: objects with one key (or a few, fixed) that stand for what JSON cannot hold.
 
     {"$ref": "r1"}                                              an object that the session keeps
-    {"$file": part}, {"$image": part, "type": media type}       bytes of a file of the request
+    {"$file": part}                                             bytes of a file of the request
+    {"$image": part or base64, "type": media type}              bytes, of a file or as in plain JSON
     {"$bytes": base64}                                          bytes
     {"$float": "NaN" | "Infinity" | "-Infinity"}                a number
     {"$array": part, "dtype": "<f8", "shape": [2, 3]}           a numpy array (`values/typed.py`)
@@ -89,13 +90,7 @@ class Tags:
         return self.each(members["$object"], field)
 
     def _bytes(self, members: dict[str, Any], field: str) -> bytes:
-        from base64 import b64decode
-
-        try:
-            return b64decode(members["$bytes"], validate=True)
-        except ValueError as exc:
-            msg = f"the text of '$bytes' is no base64: {exc}"
-            raise InvalidRequest(msg, field) from None
+        return _decoded(members["$bytes"], "the text of '$bytes'", field)
 
     def _float(self, members: dict[str, Any], field: str) -> float:
         return float(members["$float"])
@@ -103,10 +98,11 @@ class Tags:
     def _file(self, members: dict[str, Any], field: str) -> bytes:
         return bytes(self._named(members["$file"], field))
 
-    def _image(self, members: dict[str, Any], field: str) -> Any:
-        if members["$image"] not in self._files:  # an image as it stands in plain JSON
-            return members
-        return bytes(self._named(members["$image"], field))
+    def _image(self, members: dict[str, Any], field: str) -> bytes:
+        text = members["$image"]
+        if text in self._files:
+            return bytes(self._named(text, field))
+        return _decoded(text, "the text of '$image' is the name of no part that was sent, and", field)
 
     def _array(self, members: dict[str, Any], field: str) -> Any:
         from ..values.typed import array
@@ -124,6 +120,16 @@ class Tags:
             raise InvalidRequest(msg, field)
         self._unnamed.discard(name)
         return self._files[name]
+
+
+def _decoded(text: str, what: str, field: str) -> bytes:
+    from base64 import b64decode
+
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as exc:
+        msg = f"{what} is no base64: {exc}"
+        raise InvalidRequest(msg, field) from None
 
 
 _MAKERS: dict[str, Callable[[Tags, dict[str, Any], str], Any]] = {

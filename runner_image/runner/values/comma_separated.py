@@ -40,6 +40,19 @@ def find(value: Any) -> Writer | None:
     return None if table is None else table(value)
 
 
+def is_regular(value: Any) -> bool:
+    """Whether all rows of a list have the same members, from one look at each. Those of other tables do."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return True
+    first = value[0]
+    if isinstance(first, Mapping):
+        return all(isinstance(row, Mapping) and row.keys() == first.keys() for row in value)
+    if _is_object(type(first)):
+        return all(type(row) is type(first) for row in value)
+    width = len(first)
+    return all(isinstance(row, (list, tuple)) and not _is_object(type(row)) and len(row) == width for row in value)
+
+
 def _writer(length: int, rows: Rows, header: Sequence[Any] = ()) -> Writer:
     """What writes a table of `length` rows."""
 

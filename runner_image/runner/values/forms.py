@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 
     from .images import Content
 
+# What forms are called outside: by the client in `Accept`, and by the orchestrator.
+MEDIA_TYPES = {
+    "json": "application/json",
+    "typed": "multipart/form-data",
+    "text": "text/plain",
+    "csv": "text/csv",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "arrow": "application/vnd.apache.arrow.stream",
+    "npy": "application/x-npy",
+    "octets": "application/octet-stream",
+}
+_OF_JSON = frozenset({JSON, TYPED})
+
 
 class Rendered:
     """A value in the form `form`. `type` is the name of its type; None where that is JSON's own, and so is the form.
@@ -44,8 +58,8 @@ def render(
     """A value in the first of the `forms` (names of `frames.FORMS`) that it has.
 
     Args:   max_bytes: of JSON; max_content_bytes: of content, and of all files together.
-    Raises: NotAcceptable: it has none of them. NotSerializable: none, and in one of them rendering it failed.
-            ReplyTooLarge: where that shows early.
+    Raises: NotAcceptable: it has none of them (or rendering it in them failed), but may have others. NotSerializable:
+            rendering it failed, as JSON or where it has no other form either. ReplyTooLarge: where that shows early.
     """
     failure: NotSerializable | None = None
     for form in forms:
@@ -61,7 +75,10 @@ def render(
             continue
         if content is not None:
             return Rendered(form, type_name(type(value)), content=content)
-    raise failure or _not_acceptable(value, forms)
+    refusal = _not_acceptable(value, forms, max_bytes, failure)
+    if failure is not None and not (refusal.available and _OF_JSON.isdisjoint(forms)):
+        raise failure
+    raise refusal
 
 
 def _typed(value: Any, max_bytes: int, max_content_bytes: int) -> Rendered:
@@ -88,23 +105,31 @@ def _content(value: Any, form: str, max_bytes: int) -> Content | None:
     raise failure
 
 
-def _not_acceptable(value: Any, lacking: Sequence[str]) -> NotAcceptable:
-    available = [form for form in _available(value) if form not in lacking]
-    kind = type_name(type(value))
-    msg = f"a value of type {kind} has none of the forms asked for; it has: {', '.join(available) or 'none'}"
+def _not_acceptable(
+    value: Any, lacking: Sequence[str], max_bytes: int, failure: NotSerializable | None
+) -> NotAcceptable:
+    available = [form for form in _available(value, max_bytes) if form not in lacking]
+    has = ", ".join(MEDIA_TYPES[form] for form in available) or "none"
+    msg = f"a value of type {type_name(type(value))} has none of the forms asked for; it has: {has}"
+    if failure is not None:
+        msg += f" ({failure.members['detail']})"
     return NotAcceptable(msg, available)
 
 
-def _available(value: Any) -> list[str]:
-    """The forms that a value has, as far as shows without rendering it."""
+def _available(value: Any, max_bytes: int) -> list[str]:
+    """The forms that a value has. Of those other than JSON and CSV, as far as shows without rendering it."""
+    from .comma_separated import is_regular
     from .contents import FORMS, find
 
-    forms = [JSON, TYPED] if _has(rendering.has_form, value) else []
-    return forms + [form for form in FORMS if _has(find, value, form)]
+    forms = [JSON, TYPED] if _holds(rendering.has_form, value, max_bytes) else []
+    forms += [form for form in FORMS if _holds(find, value, form)]
+    if "csv" in forms and not (JSON in forms and _holds(is_regular, value)):  # cells are written as in JSON
+        forms.remove("csv")
+    return forms
 
 
-def _has(find: Any, *args: Any) -> bool:
+def _holds(test: Any, *args: Any) -> bool:
     try:
-        return bool(find(*args))
+        return bool(test(*args))
     except BaseException:  # methods of the user's
         return False

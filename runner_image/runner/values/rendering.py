@@ -12,11 +12,11 @@ from collections.abc import ItemsView, KeysView, Mapping, Sequence, Set, ValuesV
 
 from ..describe import bounded_repr, message, type_name
 from ..headroom import Headroom
-from ..refusal import NotSerializable, NoValue
+from ..refusal import NotSerializable, NoValue, ReplyTooLarge
 from . import arrays, images, scalars, tables
 from .kinds import names
 from .room import Room
-from .text import NotFinite, dumps
+from .text import NotFinite, Unknown, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,15 +31,6 @@ MAX_DEPTH = 900
 
 _ATOMS = frozenset({type(None), bool, int, float, str})
 _JSON = _ATOMS | {list, dict}
-
-
-class Unknown(Exception):
-    """A value that has no form in JSON, and why."""
-
-    def __init__(self, value: Any, reason: str) -> None:
-        super().__init__(reason)
-        self.value = value
-        self.reason = reason
 
 
 def encode(
@@ -63,20 +54,27 @@ def encode(
 
 
 def no_value(value: Any, exc: BaseException) -> NoValue:
-    """What an exception that came while `value` was rendered means. Methods of the user's may raise anything."""
+    """What an exception that came while `value` was rendered means. Methods of the user's may raise anything.
+
+    `type` and `repr` are those of the whole value; what in it is at fault, the detail says.
+    """
     if isinstance(exc, NoValue):
         return exc
-    if isinstance(exc, Unknown):
-        culprit, reason = exc.value, exc.reason
-    else:
-        culprit, reason = value, f"rendering it raised {type_name(type(exc))}: {message(exc)}"
-    return NotSerializable(reason, type=type_name(type(culprit)), repr=bounded_repr(culprit))
+    unknown = isinstance(exc, Unknown)
+    reason = str(exc) if unknown else f"rendering it raised {type_name(type(exc))}: {message(exc)}"
+    return NotSerializable(reason, type=type_name(type(value)), repr=bounded_repr(value))
 
 
-def has_form(value: Any) -> bool:
-    """Whether a value has a form in JSON, as far as shows without a look at what it holds."""
-    kind = type(value)
-    return kind in _JSON or find(kind, KNOWN) is not _other or images.png(value) is not None
+def has_form(value: Any, max_bytes: int) -> bool:
+    """Whether a value and all that it holds have a form in JSON, be it too large. Methods of the user's may raise."""
+    try:
+        with Headroom():
+            Renderer(max_bytes).render(value)
+    except ReplyTooLarge:
+        return True
+    except Unknown:
+        return False
+    return True
 
 
 class Renderer:
@@ -96,10 +94,11 @@ class Renderer:
             return value
         marker = id(value)
         if marker in self._inside:
-            msg = "it holds itself"
-            raise Unknown(value, msg)
+            msg = f"a value of type {type_name(kind)} holds itself"
+            raise Unknown(msg)
         if len(self._inside) >= MAX_DEPTH:
-            raise Unknown(value, f"the value is nested deeper than {MAX_DEPTH} levels")
+            msg = f"the value is nested deeper than {MAX_DEPTH} levels"
+            raise Unknown(msg)
         self._inside.add(marker)
         try:
             if kind is list or kind is tuple:
@@ -128,7 +127,8 @@ class Renderer:
         for key in members:
             name = self.key(key)
             if name in rendered:
-                raise Unknown(members, f"two of its keys become the same string {name[:100]!r}")
+                msg = f"two keys of a {type_name(type(members))} become the same string {name[:100]!r}"
+                raise Unknown(msg)
             rendered[name] = self.render(members[key])
         return rendered
 
@@ -138,7 +138,8 @@ class Renderer:
             return rendered
         if type(rendered) in _ATOMS:
             return dumps(rendered, NotFinite.AS_STRINGS).decode().strip('"')
-        raise Unknown(key, f"a key of type {type_name(type(key))} cannot be written as a string")
+        msg = f"a key of type {type_name(type(key))} cannot be written as a string"
+        raise Unknown(msg)
 
     def image(self, writer: Writer) -> Any:
         """An image as PNG; None if it turns out to be none."""
@@ -217,9 +218,10 @@ def _other(renderer: Renderer, value: Any) -> Any:
     if image is not None:
         return image
     if hasattr(type(value), "__next__"):
-        msg = "an iterator inside a value is not drained: make it a list"
-        raise Unknown(value, msg)
-    raise Unknown(value, f"a value of type {type_name(type(value))} has no JSON form")
+        msg = f"an iterator inside a value, of type {type_name(type(value))}, is not drained: make it a list"
+        raise Unknown(msg)
+    msg = f"a value of type {type_name(type(value))} has no JSON form"
+    raise Unknown(msg)
 
 
 KNOWN: dict[tuple[str, str], Render] = {

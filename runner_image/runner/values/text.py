@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from math import isfinite, isnan
 
-from ..describe import bounded_repr
-from ..refusal import NotSerializable
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
 _UNTOUCHED = frozenset({type(None), bool, int})
+
+
+class Unknown(Exception):
+    """What is to be written has no form in JSON. Says why, and names the type of what is at fault."""
 
 
 class NotFinite:
@@ -27,7 +28,7 @@ class NotFinite:
 def dumps(tree: Any, not_finite: int) -> bytes:
     """A tree of None, bool, int, float, str, list, tuple and dict with str keys, as JSON that any reader takes.
 
-    Raises: NotSerializable: two keys become one when what UTF-8 does not have is replaced in them. RecursionError.
+    Raises: Unknown: two keys become one when what UTF-8 does not have is replaced in them. RecursionError.
     """
     try:
         return _encode(tree).encode()
@@ -53,7 +54,7 @@ def _scrubbed(tree: Any, not_finite: int) -> Any:
         members = {_string(name): _scrubbed(value, not_finite) for name, value in tree.items()}
         if len(members) != len(tree):
             msg = "two keys of an object become one when lone surrogates in them are replaced"
-            raise NotSerializable(msg, type="dict", repr=bounded_repr(tree))
+            raise Unknown(msg)
         return members
     if kind is list or kind is tuple:
         if _UNTOUCHED.issuperset(map(type, tree)):

@@ -13,7 +13,7 @@ from kodou.aio.evaluables import Composition, Expression, Handle
 from kodou.discovery import Description, describe_request, read_description
 from kodou.errors import KodouError
 from kodou.messages import Progress
-from kodou.progress import bar
+from kodou.progress import following
 from kodou.references import References
 from kodou.retries import RETRIES
 from kodou.scope import Scope
@@ -51,19 +51,23 @@ class Environment(Scope):
         self._progress = progress
         self._options = options
         self._session: AsyncSession | None = None
+        self._closed = False
 
     async def open(self) -> Self:
         """See `kodou.Environment.open`."""
+        if self._closed:
+            raise RuntimeError(display.CLOSED)
         if self._session is None:
-            progress = self._progress or bar()
-            self._session = await self._client.setup(
-                self._dependencies, self._version, progress=progress, **self._options
-            )
+            with following(self._progress) as progress:
+                self._session = await self._client.setup(
+                    self._dependencies, self._version, progress=progress, **self._options
+                )
         return self
 
     async def close(self) -> None:
         """See `kodou.Environment.close`."""
         session, self._session = self._session, None
+        self._closed = True
         try:
             if session is not None:
                 await session.close()
@@ -74,11 +78,7 @@ class Environment(Scope):
     @property
     def session(self) -> AsyncSession:
         """Raises RuntimeError: it is not open."""
-        return display.opened(self._session)
-
-    def drop(self, handle: Handle) -> None:
-        """See `kodou.Environment.drop`."""
-        display.kept(handle).drop()
+        return display.opened(self._session, closed=self._closed)
 
     async def describe(self, target: Expression | str | None = None, *, prefix: str = "") -> Description:
         """See `kodou.Environment.describe`."""

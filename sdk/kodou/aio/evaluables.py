@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from kodou import display, evaluation
 from kodou.expressions import Composition as _Composition
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from kodou.aio.environment import Environment
+
+
+def _unawaited(self: Any, *_: object) -> NoReturn:
+    msg = f"{source(self)} has no value yet: `await` it"
+    raise TypeError(msg)
 
 
 class _Awaited(Evaluable):
@@ -45,6 +50,12 @@ class _Awaited(Evaluable):
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.value().__await__()
+
+    # Python would else iterate by subscripts, which never end, take it for true, and compare it by identity.
+    __iter__ = None
+    __contains__ = None
+    __bool__ = __eq__ = __ne__ = __array__ = _unawaited
+    __hash__ = Evaluable.__hash__  # `asyncio.gather` needs it
 
     def __repr__(self) -> str:
         return f"<{source(self)}>"

@@ -236,6 +236,9 @@ class FakeImages:
     async def list(self) -> list[Image]:
         return [IMAGE]
 
+    async def find(self, environment_id: str) -> Image | None:
+        return IMAGE
+
 
 @dataclass
 class FakeBackend:

@@ -21,6 +21,10 @@ def test_json_is_what_who_does_not_care_gets(accept: bytes) -> None:
     assert accepted(accept) == Wanted()
 
 
+def test_protocol_buffers_go_by_two_names() -> None:
+    assert accepted(b"application/protobuf") == accepted(b"application/x-protobuf")
+
+
 def test_every_form_of_a_runner_has_a_media_type_that_asks_for_it() -> None:
     assert set(accepting.MEDIA_TYPES) == frames.FORMS
     for form, media_type in accepting.MEDIA_TYPES.items():

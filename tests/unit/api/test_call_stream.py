@@ -43,6 +43,12 @@ async def test_what_is_told_comes_in_order_and_the_result_last(api: Any) -> None
     ]
 
 
+async def test_what_was_started_is_told_in_the_result_where_the_head_was_out_before(api: Any) -> None:
+    api.sessions.told = TOLD
+    api.sessions.restarted = True
+    assert read((await streamed(api)).text)[-1] == ("result", {"cold": "session", "error": False, "value": 12})
+
+
 async def test_a_call_that_tells_nothing_is_a_result_with_its_receipts(api: Any) -> None:
     api.sessions.restarted = True
     reply = await streamed(api)

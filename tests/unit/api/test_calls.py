@@ -96,6 +96,14 @@ async def test_an_interpreter_that_was_replaced_is_told(api: Any, made: Reply, m
     assert told == {"error": True, "restarted": True, **members}
 
 
+async def test_a_call_that_was_not_begun_in_time_is_told_so(api: Any) -> None:
+    api.sessions.reply = TimedOut(restarted=False, begun=False)
+    reply = await post(api, CALL)
+    detail = "its time was over before its turn came: it was not begun"
+    assert reply.json() == {"error": True, "code": "timeout", "detail": detail}
+    assert "kodou-restarted" not in reply.headers
+
+
 async def test_a_sandbox_that_broke_its_protocol_is_lost_and_says_so(api: Any) -> None:
     api.sessions.reply = Violation("sent garbage from /secret")
     reply = await post(api, CALL)
@@ -145,7 +153,17 @@ async def test_what_sessions_refuse_is_a_problem(api: Any, error: KodouError, st
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [(250, 0.25), (0.5, 0.0005), ("20000", 20), ("0000001", 0.001), (10**9, 600), ("9999999", 600), (1e300, 600)],
+    [
+        (250, 0.25),
+        (0.5, 0.0005),
+        ("20000", 20),
+        ("0000001", 0.001),
+        (10**9, 600),
+        ("9999999", 600),
+        ("20000000", 600),
+        ("9" * 20, 600),
+        (1e300, 600),
+    ],
 )
 async def test_a_timeout_is_milliseconds_and_at_most_the_maximum(api: Any, value: object, seconds: float) -> None:
     assert (await post(api, {**CALL, "timeout": value})).status_code == 200
@@ -154,7 +172,7 @@ async def test_a_timeout_is_milliseconds_and_at_most_the_maximum(api: Any, value
 
 @pytest.mark.parametrize(
     "value",
-    ["0", "-1", "-0.5", '"0"', '"-5"', '"1_000"', '" 5 "', '"٣"', '"12345678"', '"1e3"', '""', "NaN", "Infinity",
+    ["0", "-1", "-0.5", '"0"', '"-5"', '"1_000"', '" 5 "', '"٣"', '"123456789012345678901"', '"1e3"', '""', "NaN", "Infinity",
      "-Infinity", "1e999", "true", "null", "[]", "{}"],
 )  # fmt: skip
 async def test_any_other_timeout_is_refused_by_name(api: Any, value: str) -> None:
@@ -235,10 +253,43 @@ async def test_a_large_body_that_holds_nan_is_taken(api: Any) -> None:
     assert (await post(api, body)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("members", "status", "says"),
+    [
+        (b'"args": [NaN%s]', 400, '{"$float": "NaN"}'),
+        (b'"args": [%s', 400, '{"$float": "NaN"}'),
+        (b'"argz": "%s"', 422, "argz"),
+    ],
+)
+async def test_a_very_large_body_is_not_looked_at_slowly(
+    api: Any, monkeypatch: pytest.MonkeyPatch, members: bytes, status: int, says: str
+) -> None:
+    monkeypatch.setattr(call_bodies, "members_slowly", None)
+    body = b'{"sessionid": "s", "namepath": "a", %s}' % (members % (b" " * (8 * 1024 * 1024)))
+    reply = await post(api, body)
+    assert (reply.status_code, reply.json()["code"]) == (status, "invalid_request")
+    assert says in reply.json()["detail"]
+    assert not api.sessions.calls
+
+
+async def test_a_very_large_body_without_a_namepath_is_refused_by_name(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_bodies, "members_slowly", None)
+    reply = await post(api, b'{"sessionid": "s"%s}' % (b" " * (8 * 1024 * 1024)))
+    assert (reply.status_code, reply.json()["field"]) == (422, "namepath")
+
+
 async def test_the_session_may_be_named_in_a_header(api: Any) -> None:
     assert (await post(api, {"namepath": "math.pi"}, {"X-Session-ID": "s-2"})).status_code == 200
-    assert (await post(api, CALL, {"X-Session-ID": "s-2"})).status_code == 200
+    assert (await post(api, CALL, {"X-Session-ID": "s-1"})).status_code == 200
     assert [call["sessionid"] for call in api.sessions.calls] == ["s-2", "s-1"]
+
+
+async def test_two_sessions_are_refused(api: Any) -> None:
+    reply = await post(api, CALL, {"X-Session-ID": "s-2"})
+    assert (reply.status_code, reply.json()["field"]) == (422, "sessionid")
+    assert not api.sessions.calls
 
 
 async def test_the_accept_header_chooses_the_forms_of_the_reply(api: Any) -> None:
@@ -260,6 +311,12 @@ async def test_a_form_that_the_value_lacks_is_refused_naming_those_it_has(api: A
     reply = await post(api, CALL, {"Accept": "image/png"})
     assert (reply.status_code, reply.json()["code"]) == (406, "not_acceptable")
     assert reply.json()["available"] == ["application/json", "text/plain"]
+
+
+async def test_a_body_that_is_said_to_be_no_json_is_refused(api: Any) -> None:
+    reply = await post(api, CALL, {"Content-Type": "application/xml"})
+    assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
+    assert not api.sessions.calls
 
 
 async def test_a_compressed_body_is_refused(api: Any) -> None:

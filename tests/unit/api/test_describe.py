@@ -55,6 +55,7 @@ async def test_the_session_may_be_named_in_a_header(api: Any) -> None:
         ({"timeout": True}, "timeout"),
         ({"timeout": [1]}, "timeout"),
         ({"timeout": "soon"}, "timeout"),
+        ({"timeout": "1" * 21}, "timeout"),
         ({"args": []}, "args"),
         ({"sessionid": None}, "sessionid"),
         ({"sessionid": 1}, "sessionid"),
@@ -63,6 +64,13 @@ async def test_the_session_may_be_named_in_a_header(api: Any) -> None:
 async def test_what_is_wrong_is_refused_before_the_runner_is_asked(api: Any, members: Any, field: str) -> None:
     reply = await describe(api, **members)
     assert (reply.status_code, reply.json()["code"], reply.json()["field"]) == (422, "invalid_request", field)
+    assert not api.sessions.calls
+
+
+async def test_two_sessions_are_refused(api: Any) -> None:
+    headers = {**await api.bearer(), "X-Session-ID": "h"}
+    reply = await api.client.post(DESCRIBE, json={"sessionid": "s"}, headers=headers)
+    assert (reply.status_code, reply.json()["field"]) == (422, "sessionid")
     assert not api.sessions.calls
 
 

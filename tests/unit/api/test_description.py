@@ -48,6 +48,11 @@ async def test_members_of_a_call_may_be_left_out_and_are_never_null(api: Any) ->
     assert '"null"' not in str(call).replace("'", '"')
 
 
+async def test_a_lock_may_be_left_out_and_is_never_null(api: Any) -> None:
+    lock = (await api.client.get("/openapi.json")).json()["components"]["schemas"]["SetupBody"]["properties"]["lock"]
+    assert lock.keys() == {"$ref", "description"}
+
+
 async def test_a_setup_s_reply_leads_to_what_can_be_done_with_it(api: Any) -> None:
     paths = (await api.client.get("/openapi.json")).json()["paths"]
     links = paths["/environment/{language}/setup"]["post"]["responses"]["200"]["links"]

@@ -1,6 +1,7 @@
 """`POST /kompose` as a client meets it: who may, what is refused, and what goes to which runner."""
 
 import json
+import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 from runner import frames
 
 from orchestrator.auth.keys import Credentials
+from orchestrator.composition.plan import plan
 from orchestrator.errors import RateLimited, SessionExpired, SessionNotFound
 from orchestrator.records import Resources
+from orchestrator.sandboxes.content import Whole
 from orchestrator.sandboxes.events import Event
-from orchestrator.sandboxes.replies import Raised, RefusedCall, TimedOut, Value, Violation
+from orchestrator.sandboxes.replies import Raised, RefusedCall, TimedOut, Typed, Value, Violation
 from orchestrator.sessions.manager import SessionOptions
 
 pytestmark = pytest.mark.anyio
@@ -221,6 +224,17 @@ async def test_files_go_with_the_composition_that_names_them(api: Any) -> None:
     assert [(file.name, file.source) for file in work.files] == [("data", b"\x00\x01")]
 
 
+async def test_files_between_sessions_count_for_the_owner_as_those_of_the_request_do(make_api: Any) -> None:
+    api = await make_api(max_upload_bytes=4_000_000, max_spooled_bytes_per_owner=4_000_000)
+    ada, other = await held(api), await held(api)
+    content = b"x" * 2_500_000
+    api.sessions.reply = Typed(b'{"error": false, "value": {"$file": "f0"}}', (("f0", len(content)),), Whole(content))
+    pipes = [{"pipeline": ["bytes"]}, {"session": other.session, "pipeline": ["len"]}]
+    files = {"call": (None, json.dumps({"args": [{"$file": "data"}], "pipes": pipes})), "data": ("x.bin", content)}
+    reply = await api.client.post("/kompose", params={"jwt": ada.session}, files=files)
+    assert (reply.status_code, reply.json()["code"]) == (503, "spool_full"), reply.text
+
+
 async def test_a_file_that_nothing_names_is_refused(api: Any) -> None:
     ada = await held(api)
     files = {"call": (None, json.dumps({"pipes": [{"pipeline": ["len"]}]})), "data": ("x.bin", b"\x00\x01")}
@@ -281,6 +295,59 @@ async def test_more_sandboxes_than_the_server_allows_are_refused(make_api: Any) 
     reply = await post(api, {"listop": listop}, ada.session)
     assert (reply.status_code, reply.json()["field"]) == (422, "listop.parallel")
     assert "2" in reply.json()["detail"]
+
+
+async def test_a_composition_of_too_many_stages_or_values_is_refused(make_api: Any) -> None:
+    api = await make_api(max_stages=3, max_composed_values=1000)
+    ada = await held(api)
+    reply = await post(api, {"pipes": [{"pipeline": ["x", "x", "x"]}]}, ada.session)
+    assert (reply.status_code, reply.json()["field"]) == (422, "pipes")
+    for args, status in (([1] * 1000, 413), (["[,:{" * 1000] * 100, 200)):
+        reply = await post(api, {"args": [args], "pipes": [{"pipeline": ["x"]}]}, ada.session)
+        assert reply.status_code == status, reply.text
+    assert len(api.sessions.calls) == 1
+    # One session's goes to its runner, whatever there is in it.
+    reply = await post(api, {"args": [[1] * 1000], "pipeline": ["x"] * 4}, ada.session)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize(("size", "aside"), [(10, False), (40_000, True)])
+async def test_a_large_body_is_read_and_cut_in_a_thread(
+    api: Any, monkeypatch: pytest.MonkeyPatch, size: int, aside: bool
+) -> None:
+    there = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        there.append(threading.get_ident())
+        return plan(*args, **options)
+
+    monkeypatch.setattr("orchestrator.api.kompose.plan", noted)
+    ada = await held(api)
+    await post(api, {"args": ["x" * size], "pipes": [{"pipeline": ["x"]}]}, ada.session)
+    assert [each != threading.get_ident() for each in there] == [aside]
+
+
+SPREAD = {"listop": {"op": "map", "function": "abs", "list": [1, 2], "parallel": 2}}
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("scopes", [("call",), ("call", "egress")])
+async def test_a_list_operation_is_spread_over_sandboxes_with_egress_by_those_who_may_have_it(
+    make_api: Any, allowed: bool, scopes: tuple[str, ...]
+) -> None:
+    api = await make_api(allow_egress=allowed)
+    await api.store.add(api.environment)
+    ada = await held(api, scopes=scopes)
+    api.sessions.reply = Value(b'{"error": false, "value": [1]}')
+    assert (await post(api, SPREAD, ada.session)).status_code == 200  # without egress, `call` is enough
+    calls = len(api.sessions.calls)
+    api.sessions.opened[0] = replace(api.sessions.opened[0], network="egress")
+    reply = await post(api, SPREAD, ada.session)
+    if allowed and "egress" in scopes:
+        assert reply.status_code == 200
+    else:
+        assert (reply.status_code, reply.json()["code"]) == (403, "forbidden")
+        assert len(api.sessions.calls) == calls
 
 
 async def test_protocol_buffers_are_no_body_of_a_composition(api: Any) -> None:

@@ -66,6 +66,7 @@ async def test_members_with_their_defaults_ask_for_nothing(api: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "field"),
     [
+        (None, "lock"),
         ({}, "lock.version"),
         ([], "lock"),
         ("lock-version = '1.0'", "lock"),
@@ -94,6 +95,11 @@ async def test_a_lock_that_is_none_or_was_changed_is_refused_naming_the_member(
     reply = await post(api, {"lock": given})
     assert (reply.status_code, reply.json()["code"], reply.json()["field"]) == (422, "invalid_request", field)
     assert not api.environments.remade
+
+
+@pytest.mark.parametrize(("given", "wrong"), [(None, "is never null: leave it out"), ("x", "must be an object")])
+async def test_what_is_no_lock_is_refused_in_plain_words(api: Any, given: object, wrong: str) -> None:
+    assert (await post(api, {"lock": given})).json()["detail"] == f"lock: {wrong}"
 
 
 async def test_an_environment_of_an_older_kodou_has_no_lock_to_give(api: Any) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import os
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +59,7 @@ def contents(files: tuple[File, ...]) -> dict[str, bytes]:
         data = file.source
         if not isinstance(data, bytes):
             data.seek(0)
-            data = data.read()
+            data = data.read(file.size + 1)
         assert len(data) == file.size
         found[file.name] = data
     return found
@@ -83,20 +84,24 @@ async def test_what_common_clients_send_is_taken(api: Any) -> None:
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=50)
 @given(
+    memory=st.sampled_from([(MIB, 16 * MIB), (40, 100), (0, 0)]),
     files=st.dictionaries(
         st.sampled_from("abcdé"), st.binary(max_size=300) | st.text("\r\n-xyz").map(str.encode), max_size=4
     ),
     cuts=st.lists(st.integers(0, 800), max_size=12),
 )
 async def test_files_are_the_same_however_the_body_is_cut(
-    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], cuts: list[int]
+    tmp_path_factory: pytest.TempPathFactory, memory: tuple[int, int], files: dict[str, bytes], cuts: list[int]
 ) -> None:
     files = {name: data for name, data in files.items() if b"\r\n--xyz" not in b"\r\n" + data}
     body = form(*files.items(), call())
     ends = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
-    taken, found = await take(
-        [body[begin:end] for begin, end in pairwise(ends)], Settings(data_dir=tmp_path_factory.getbasetemp())
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multipart, "_PART_BYTES", memory[0])
+        patch.setattr(multipart, "_FORM_BYTES", memory[1])
+        taken, found = await take(
+            [body[begin:end] for begin, end in pairwise(ends)], Settings(data_dir=tmp_path_factory.getbasetemp())
+        )
     assert json.loads(taken) == CALL
     assert contents(found) == files
 
@@ -121,7 +126,7 @@ async def take(
 
     headers = {b"content-type": b"multipart/form-data; boundary=xyz"}
     body = Body(receive, headers, settings.max_body_bytes, held or HeldBytes(settings.max_held_bytes))
-    return await multipart.Uploads(settings).take({"state": {"headers": headers, "body": body}}, body.receive)
+    return await multipart.Uploads(settings).take({"state": {"headers": headers, "body": body}}, body.receive, "ada")
 
 
 async def test_a_large_file_lies_on_disk_without_a_name(api: Any) -> None:
@@ -131,8 +136,35 @@ async def test_a_large_file_lies_on_disk_without_a_name(api: Any) -> None:
     assert list(api.settings.spool_dir.iterdir()) == []
     assert api.settings.spool_dir.stat().st_mode & 0o777 == 0o700
     (work,) = api.sessions.work
-    assert [type(file.source) for file in work.files] == [spool.SpoolFile, bytes]
+    assert [isinstance(file.source, bytes) for file in work.files] == [False, True]
     assert contents(work.files) == {"data": data, "small": b"s"}
+
+
+async def test_a_form_takes_one_descriptor_however_many_parts_it_has(tmp_path: Path) -> None:
+    gc.collect()
+    before = descriptors()
+    sent = {f"large {number}": bytes([number]) * MIB for number in range(16)}  # all that is held in memory
+    sent |= {f"small {number}": bytes([number]) for number in range(200)}
+    first, *others = form(*sent.items(), call()).split(b"\r\n--xyz")
+    dribbled = [first, *(b"\r\n--xyz" + part for part in others)]
+    _, files = await take(dribbled, Settings(data_dir=tmp_path))
+    assert descriptors() == before + 1
+    assert contents(files) == sent
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_files_of_one_form_are_read_beside_one_another(tmp_path: Path) -> None:
+    sent = {name: os.urandom(2 * MIB) for name in "abc"}
+    _, files = await take([form(call(), *sent.items())], Settings(data_dir=tmp_path))
+    read = dict.fromkeys(sent, b"")
+    for _ in range(4):
+        for file in files:
+            assert not isinstance(file.source, bytes)
+            read[file.name] += file.source.read(MIB // 2)
+    assert read == sent
 
 
 def test_a_file_goes_when_nothing_refers_to_it_any_more(tmp_path: Path) -> None:
@@ -249,10 +281,38 @@ async def test_all_files_on_disk_have_one_bound_and_make_room_when_they_go(make_
     assert (await post(api, upload)).status_code == 200
 
 
+@pytest.mark.parametrize("url", [URL, "/kompose"])
+async def test_no_owner_may_fill_the_disk_for_the_others(make_api: Any, url: str) -> None:
+    api = await make_api(max_upload_bytes=4 * MIB, max_spooled_bytes_per_owner=4 * MIB)
+    upload = form(call(), ("data", b"x" * 3 * MIB))
+    assert (await post(api, upload)).status_code == 200  # and its file is still there, as `api.sessions` keeps it
+    content_type = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    reply = await api.client.post(url, content=upload, headers={**await api.bearer("ada"), **content_type})
+    assert (reply.status_code, reply.json()["code"]) == (503, "spool_full")
+    reply = await api.client.post(URL, content=upload, headers={**await api.bearer("bob"), **content_type})
+    assert reply.status_code == 200
+
+
+def test_an_owner_has_its_share_again_when_its_files_go(tmp_path: Path) -> None:
+    space = spool.Spool(Settings(data_dir=tmp_path, max_upload_bytes=1024, max_spooled_bytes_per_owner=1024))
+    first, second, other = space.of("ada").open(), space.of("ada").open(), space.of("bob").open()
+    for file in (first, other):
+        file.append(b"x" * 1000)
+    with pytest.raises(SpoolFull, match="one owner"):
+        second.append(b"x" * 25)
+    second.append(b"x" * 24)
+    first.close()
+    second.append(b"x" * 1000)
+    assert space.bytes == 2024
+    second.close()
+    other.close()
+    assert space.bytes == 0
+
+
 def test_a_full_disk_is_told_and_nothing_stays_counted(tmp_path: Path) -> None:
     space = spool.Spool(Settings(data_dir=tmp_path))
     with Path("/dev/full").open("r+b", buffering=0) as full:
-        file = spool.SpoolFile(full, space)
+        file = spool.SpoolFile(full, space, "ada")
         with pytest.raises(SpoolFull, match="disk"):
             file.append(b"x" * MIB)
     del file
@@ -280,6 +340,6 @@ async def test_a_client_that_leaves_inside_an_upload_leaves_nothing(tmp_path: Pa
     headers = {b"content-type": b"multipart/form-data; boundary=xyz"}
     body = Body(receive, headers, settings.max_body_bytes, HeldBytes(settings.max_held_bytes))
     with pytest.raises(ClientDisconnect):
-        await uploads.take({"state": {"headers": headers, "body": body}}, body.receive)
+        await uploads.take({"state": {"headers": headers, "body": body}}, body.receive, "ada")
     gc.collect()
     assert uploads.spool.bytes == 0

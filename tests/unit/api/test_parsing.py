@@ -51,6 +51,29 @@ def test_brackets_in_strings_are_no_depth(text: str) -> None:
     parsing.check_depth(text.encode(), max_depth=1)
 
 
+@given(
+    JSON | st.recursive(st.text(st.sampled_from('\\"[{a')), lambda inner: st.lists(inner, max_size=4)),
+    st.integers(1, 9),
+)
+def test_it_matters_nothing_where_a_body_is_cut_to_be_looked_at(value: object, piece_bytes: int) -> None:
+    body = json.dumps(value).encode()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parsing, "_PIECE_BYTES", piece_bytes)
+        pieces = list(parsing.outside_strings(body, b"[]{}"))
+        assert max(map(len, pieces)) <= piece_bytes + 1
+        assert len(b"".join(pieces)) == 2 * containers(value)
+        parsing.check_depth(body, max_depth=max(1, depth(value)))
+        if depth(value) > 1:
+            with pytest.raises(InvalidRequest):
+                parsing.check_depth(body, max_depth=depth(value) - 1)
+
+
+def containers(value: object) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + sum(map(containers, value.values() if isinstance(value, dict) else value))
+
+
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_a_hundred_thousand_levels_are_refused_not_recursed_into(opening: bytes) -> None:
     with pytest.raises(InvalidRequest, match="nested deeper than 100 levels"):
@@ -116,10 +139,12 @@ def test_calls_may_hold_any_number() -> None:
         {b"content-type": b"application/json; charset=utf-8"},
         {b"content-type": b"text/plain"},
         {b"content-type": b"application/x-www-form-urlencoded"},  # what a plain `curl -d` says
+        {b"content-type": b'Application/JSON; q=1; Charset="UTF-8"'},
+        {b"content-type": b"application/problem+json"},
         {b"content-encoding": b"identity"},
     ],
 )
-def test_a_body_is_taken_for_json_unless_it_plainly_is_not(headers: dict[bytes, bytes]) -> None:
+def test_a_body_is_taken_for_json_where_it_is_not_said_to_be_something_else(headers: dict[bytes, bytes]) -> None:
     parsing.check_headers(headers)
 
 
@@ -127,10 +152,17 @@ def test_a_body_is_taken_for_json_unless_it_plainly_is_not(headers: dict[bytes, 
     "headers",
     [
         {b"content-type": b"Multipart/Form-Data; boundary=x"},
+        {b"content-type": b"application/protobuf"},
+        {b"content-type": b"application/xml"},
+        {b"content-type": b"application/yaml"},
+        {b"content-type": b"text/html; charset=utf-8"},
+        {b"content-type": b"image/png"},
+        {b"content-type": b"application/json; charset=iso-8859-1"},
+        {b"content-type": b"text/plain;charset=utf-16"},
         {b"content-encoding": b"gzip", b"content-type": b"application/json"},
     ],
 )
-def test_forms_and_compressed_bodies_are_refused(headers: dict[bytes, bytes]) -> None:
+def test_other_media_types_and_charsets_and_compressed_bodies_are_refused(headers: dict[bytes, bytes]) -> None:
     with pytest.raises(UnsupportedMediaType):
         parsing.check_headers(headers)
 

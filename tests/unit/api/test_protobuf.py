@@ -1,11 +1,14 @@
 """Calls in Protocol Buffers: what goes to the runner, what comes back, and what is refused on the way."""
 
+import base64
 import json
 import math
 import random
 import struct
 import subprocess
 import sys
+import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
+from runner import frames
 from runner.evaluation.tags import Tags
 from runner.values import typed
 
@@ -112,7 +116,9 @@ def plain(value: Value) -> Any:
 
 def call(*args: Value, **members: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The JSON and files that a request comes to."""
-    body, files = requests.call_of(CallRequest(args=args, **members).SerializeToString(), most_fields=MOST)
+    body, files = requests.call_of(
+        CallRequest(args=args, **members).SerializeToString(), most_fields=MOST, most_bytes=MOST
+    )
     return json.loads(body), {file.name: bytes(file.source) for file in files}  # type: ignore[arg-type]
 
 
@@ -206,6 +212,23 @@ def test_a_whole_request_becomes_the_json_of_a_call() -> None:
     }
 
 
+def test_few_bytes_go_as_text_and_many_as_a_file() -> None:
+    found, files = call(message(b"x" * 1000), message(b"y" * 2000), message([b""] * 3))
+    assert found["args"] == [
+        {"$bytes": base64.b64encode(b"x" * 1000).decode()},
+        {"$file": "f0"},
+        [{"$bytes": ""}] * 3,
+    ]
+    assert files == {"f0": b"y" * 2000}
+
+
+def test_numbers_that_json_lacks_go_as_json_too() -> None:
+    body, _ = requests.call_of(
+        CallRequest(args=[message(math.nan), message(-math.inf)]).SerializeToString(), most_fields=MOST, most_bytes=MOST
+    )
+    assert body == b'{"args":[{"$float":"NaN"},{"$float":"-Infinity"}]}'
+
+
 def test_what_is_not_said_is_not_in_the_call() -> None:
     assert call() == ({}, {})
 
@@ -250,7 +273,7 @@ def deep(count: int) -> CallRequest:
 )  # fmt: skip
 def test_what_is_wrong_is_refused_where_it_stands(request_: CallRequest, error: type[KodouError], field: str) -> None:
     with pytest.raises(error) as refused:
-        requests.call_of(request_.SerializeToString(), most_fields=MOST)
+        requests.call_of(request_.SerializeToString(), most_fields=MOST, most_bytes=MOST)
     assert refused.value.field == field  # type: ignore[attr-defined]
 
 
@@ -270,7 +293,7 @@ def test_what_is_wrong_is_refused_where_it_stands(request_: CallRequest, error: 
 )
 def test_bytes_that_are_no_request_are_refused(body: bytes, error: type[KodouError], field: str | None) -> None:
     with pytest.raises(error) as refused:
-        requests.call_of(body, most_fields=MOST)
+        requests.call_of(body, most_fields=MOST, most_bytes=MOST)
     assert type(refused.value) is error
     assert refused.value.field == field  # type: ignore[attr-defined]
 
@@ -278,7 +301,7 @@ def test_bytes_that_are_no_request_are_refused(body: bytes, error: type[KodouErr
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_call_or_refused(body: bytes) -> None:
     try:
-        found, _ = requests.call_of(body, most_fields=MOST)
+        found, _ = requests.call_of(body, most_fields=MOST, most_bytes=MOST)
     except KodouError:
         return
     assert isinstance(json.loads(found), dict)
@@ -290,7 +313,7 @@ def test_a_damaged_request_is_a_call_or_refused(value: Any, chance: random.Rando
     for _ in range(3):
         body[chance.randrange(len(body))] = chance.randrange(256)
     try:
-        requests.call_of(bytes(body), most_fields=MOST)
+        requests.call_of(bytes(body), most_fields=MOST, most_bytes=MOST)
     except KodouError:
         return
     CallRequest.FromString(bytes(body))  # what is taken is a message
@@ -298,12 +321,30 @@ def test_a_damaged_request_is_a_call_or_refused(value: Any, chance: random.Rando
 
 def test_more_fields_than_are_allowed_are_refused_before_they_take_memory() -> None:
     body = CallRequest(args=[Value(null_value=Null())] * 500).SerializeToString()
-    requests.call_of(body, most_fields=1000)
+    requests.call_of(body, most_fields=1000, most_bytes=MOST)
     with pytest.raises(PayloadTooLarge):
-        requests.call_of(body, most_fields=999)
+        requests.call_of(body, most_fields=999, most_bytes=MOST)
     shape = CallRequest(args=[Value(ndarray_value=NdArray(shape=[1] * 2000))]).SerializeToString()
     with pytest.raises(PayloadTooLarge):
-        requests.call_of(shape, most_fields=1000)
+        requests.call_of(shape, most_fields=1000, most_bytes=MOST)
+
+
+def test_more_files_than_are_allowed_are_refused_and_any_number_of_few_bytes_is_taken() -> None:
+    image, few = Value(image_value=Image(data=b"x")), message(b"x")
+    body = CallRequest(args=[image] * requests.MOST_FILES + [few] * 100).SerializeToString()
+    _, files = requests.call_of(body, most_fields=MOST, most_bytes=10**6)
+    assert len(files) == requests.MOST_FILES <= frames.MAX_FILES
+    with pytest.raises(PayloadTooLarge, match="make one array"):
+        call(*[image] * (requests.MOST_FILES + 1))
+
+
+def test_a_request_that_is_larger_as_json_than_a_body_may_be_is_refused() -> None:
+    body = CallRequest(args=[message("\1" * 1000)]).SerializeToString()
+    text, _ = requests.call_of(body, most_fields=MOST, most_bytes=6013)
+    assert len(text) == 6013 > 5 * len(body)
+    with pytest.raises(PayloadTooLarge) as refused:
+        requests.call_of(body, most_fields=MOST, most_bytes=6012)
+    assert refused.value.limit_bytes == 6012
 
 
 # --- the way back ---
@@ -352,6 +393,35 @@ def test_more_values_than_are_allowed_do_not_come_back() -> None:
         replies.message(body, {}, most_values=900)
     text = json.dumps({"error": False, "value": "," * 1000 + '"['}).encode()
     assert CallReply.FromString(replies.message(text, {}, most_values=900)).value.string_value == "," * 1000 + '"['
+
+
+def test_counting_the_values_of_a_reply_takes_less_memory_than_the_reply() -> None:
+    body = json.dumps({"error": False, "value": ["a,\\" * 1_000_000, [1] * 1000, [""] * 1_000_000]}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(PayloadTooLarge):
+            replies.message(body, {}, most_values=1_000_000)
+        assert tracemalloc.get_traced_memory()[1] < len(body)
+    finally:
+        tracemalloc.stop()
+
+
+@given(TREES)
+def test_the_values_of_a_reply_are_counted_outside_its_strings_only(value: Any) -> None:
+    value = json.loads(json.dumps(value, default=repr))
+    body = json.dumps({"error": False, "value": value, "stdout": '[{\\",' * 50}).encode()
+    most = 3 + separators(value)
+    replies.message(body, {}, most_values=most)
+    with pytest.raises(PayloadTooLarge):
+        replies.message(body, {}, most_values=most - 1)
+
+
+def separators(value: Any) -> int:
+    """Commas and opening brackets of its JSON."""
+    if not isinstance(value, list | dict):
+        return 0
+    items = value.values() if isinstance(value, dict) else value
+    return 1 + max(len(value) - 1, 0) + sum(map(separators, items))
 
 
 def test_a_file_that_is_named_twice_is_given_once() -> None:
@@ -411,7 +481,7 @@ async def test_a_request_and_its_reply_may_each_be_of_either_kind(api: Any) -> N
     api.sessions.reply = ValueReply(
         b'{"error":false,"value":2.0,"stdout":"x","truncated":true,"type":"float","ms":0.5}'
     )
-    as_json = await post(api, SQRT.SerializeToString(), "application/json")
+    as_json = await post(api, SQRT.SerializeToString(), "application/json", content_type="application/protobuf")
     assert as_json.json()["value"] == 2.0
     for body, content_type in (
         (SQRT.SerializeToString(), MEDIA_TYPE),
@@ -428,6 +498,39 @@ async def test_a_request_and_its_reply_may_each_be_of_either_kind(api: Any) -> N
             "namepath": [{"name": "math.sqrt"}] if content_type == MEDIA_TYPE else "math.sqrt",
             "args": [4.0],
         }
+
+
+@pytest.mark.anyio
+async def test_what_a_request_comes_to_is_among_the_bodies_held(make_api: Any) -> None:
+    api = await make_api(max_body_bytes=4096, max_held_bytes=4096)
+    inflated = CallRequest(namepath=[Element(name="len")], args=[message("\1" * 700)])
+    assert len(inflated.SerializeToString()) < 1024
+    assert (await post(api, inflated.SerializeToString())).status_code == 413
+    inflated.args[0].string_value = "\1" * 400
+    inflated.args.append(message(b"x" * 2000))
+    assert (await post(api, inflated.SerializeToString())).status_code == 503
+    inflated.args.pop()
+    assert (await post(api, inflated.SerializeToString())).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_what_is_not_small_is_worked_on_in_a_thread(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def watched(work: Any) -> Any:
+        return lambda *args, **bounds: (threads.append(threading.current_thread()), work(*args, **bounds))[1]
+
+    monkeypatch.setattr(requests, "call_of", watched(requests.call_of))
+    monkeypatch.setattr(replies, "message", watched(replies.message))
+    for size in (10, 5000):
+        text = "x" * size
+        api.sessions.reply = ValueReply(b'{"error":false,"value":"%s"}' % text.encode())
+        request = CallRequest(namepath=[Element(name="len")], args=[message(text)])
+        assert (await post(api, request.SerializeToString())).status_code == 200
+    api.sessions.reply = Typed(b'{"error":false,"value":{"$file":"f0"}}', (("f0", 5000),), Whole(b"x" * 5000))
+    await post(api, SQRT.SerializeToString())
+    main = threading.main_thread()
+    assert [thread is main for thread in threads] == [True, True, False, False, True, False]
 
 
 @pytest.mark.anyio

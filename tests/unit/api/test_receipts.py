@@ -7,8 +7,10 @@ import anyio
 import httpx
 import pytest
 
-from orchestrator.api import receipts
+from orchestrator.api import call_replies, receipts
 from orchestrator.api.setups import Timing
+from orchestrator.sandboxes.replies import Value
+from orchestrator.sessions.manager import CallOutcome
 
 URL = "/environment/python/setup"
 
@@ -23,6 +25,19 @@ def phases(reply: httpx.Response) -> dict[str, float]:
 def test_phases_are_told_in_milliseconds_in_their_order() -> None:
     assert receipts.server_timing([("queue", 0.0), ("run", 1.2345678)]) == b"queue;dur=0.000, run;dur=1234.568"
     assert receipts.server_timing([]) == b""
+
+
+@pytest.mark.parametrize(
+    ("started_s", "restarted", "cold"), [(0.0, False, b"none"), (0.2, False, b"session"), (0.2, True, b"session")]
+)
+def test_sandboxes_that_were_started_are_told_and_a_fresh_interpreter_apart(
+    started_s: float, restarted: bool, cold: bytes
+) -> None:
+    """Those that a list operation is spread over leave the session's own as it was."""
+    outcome = CallOutcome(Value(b"{}"), restarted, queued_s=0.0, started_s=started_s, ran_s=0.0)
+    told = dict(call_replies.receipts_of(outcome, auth_s=0.0))
+    assert (told[b"kodou-cold"], b"kodou-restarted" in told) == (cold, restarted)
+    assert (b"start;" in told[b"server-timing"]) == (started_s > 0)
 
 
 def test_who_joins_a_build_waits_for_the_rest_of_it_alone() -> None:

@@ -84,6 +84,14 @@ async def test_ending_what_is_no_session_is_refused(api: Any, content: bytes, st
     assert (reply.status_code, reply.json()["code"]) == (status, code)
 
 
+async def test_ending_two_sessions_at_once_is_refused(api: Any) -> None:
+    sessionid = await opened(api, "ada")
+    headers = {**await api.bearer("ada"), "X-Session-ID": "another"}
+    reply = await api.client.request("DELETE", "/session", json={"sessionid": sessionid}, headers=headers)
+    assert (reply.status_code, reply.json()["field"]) == (422, "sessionid")
+    assert not api.sessions.closed
+
+
 # --- health ---
 
 

@@ -15,6 +15,7 @@ from runner.calls import Calls, Limits
 
 from orchestrator.api.spool import Spool
 from orchestrator.auth.keys import Principal
+from orchestrator.auth.limits import Limits as Gates
 from orchestrator.composition import exact
 from orchestrator.composition.calling import Asked, Calling
 from orchestrator.composition.extra import ExtraSessions
@@ -26,12 +27,15 @@ from orchestrator.sandboxes.content import Whole
 from orchestrator.sandboxes.replies import Reply, Typed, read_file_head, read_in_form, read_reply
 from orchestrator.sandboxes.work import File, Work
 from orchestrator.sessions.manager import CallOutcome, Opened, SessionOptions
+from orchestrator.sessions.sandboxes import Background
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ADA = Principal("key", "ada", frozenset({"call"}))
 MAX_PARALLEL = 8
+MAX_STAGES = 100
+MAX_OUTPUT_BYTES = 1000
 LIMITS = Limits(
     max_reply_bytes=1 << 26,
     max_content_bytes=1 << 26,
@@ -65,6 +69,7 @@ class Sessions:
     before_call: Callable[[str], Any] | None = None
     most: int = 100
     full: KodouError | None = None
+    closing: asyncio.Event | None = None  # when it may go on
 
     def add(self, sessionid: str) -> str:
         self.runners[sessionid] = Calls(Silent(), LIMITS, first=True)  # type: ignore[arg-type]
@@ -90,6 +95,8 @@ class Sessions:
 
     async def close(self, sessionid: str, principal: Principal) -> None:
         await asyncio.sleep(0)
+        if self.closing is not None:
+            await self.closing.wait()
         self.closed.append(sessionid)
         del self.runners[sessionid]
 
@@ -150,7 +157,11 @@ class World:
     def __init__(self, directory: Path = Path("/none")) -> None:
         """`directory`: where large files go; small ones need none."""
         self.sessions = Sessions()
-        self.spool = Spool(Settings(data_dir=directory))
+        settings = Settings(data_dir=directory)
+        self.spool = Spool(settings)
+        self.setups = Gates(settings).setups
+        self.background = Background()
+        self.waits = True  # until the sandboxes are closed
         self.store = MemoryStore()
         for sessionid in "abc":
             self.sessions.add(sessionid)
@@ -162,15 +173,29 @@ class World:
         forms: tuple[str, ...] = (),
         files: tuple[File, ...] = (),
         timeout_s: float = 20.0,
+        max_values: int = 1 << 20,
     ) -> CallOutcome:
-        """What a composition that has to be cut comes to; `a` is the session where none is named."""
+        """What a composition that has to be cut comes to; `a` is the session where none is named. What it leaves to be
+        done is done then."""
         if await self.store.get(Environment, "e") is None:
             await self.store.add(ENVIRONMENT)
-        cut = plan(exact.loads(exact.dumps(request)), lambda: "a", max_parallel=MAX_PARALLEL)
+        cut = plan(exact.loads(exact.dumps(request)), lambda: "a", max_parallel=MAX_PARALLEL, max_stages=MAX_STAGES)
         assert cut is not None
-        extra = ExtraSessions(self.sessions, self.store, Images(), ADA)  # type: ignore[arg-type]
+        extra = ExtraSessions(
+            self.sessions,  # type: ignore[arg-type]
+            self.store,
+            Images(),  # type: ignore[arg-type]
+            ADA,
+            setups=self.setups,
+            background=self.background,
+        )
         calling = Calling(self.sessions, Asked(ADA, timeout_s, forms, 0, files))  # type: ignore[arg-type]
-        return await Composition(cut, calling, extra, self.spool, max_output_bytes=1000).run()
+        made = Composition(cut, calling, extra, self.spool, max_output_bytes=MAX_OUTPUT_BYTES, max_values=max_values)
+        try:
+            return await made.run()
+        finally:
+            if self.waits:
+                await self.background.finished(10)
 
     async def value(self, request: dict[str, Any]) -> Any:
         """The value of one that comes to one, as Python reads it."""

@@ -1,6 +1,7 @@
 """Values between sandboxes: their numbers, their files, and what only looks like one."""
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ from hypothesis import strategies as st
 from orchestrator.api.spool import Spool
 from orchestrator.composition import exact
 from orchestrator.composition.crossing import Names, Told, shared, taken
+from orchestrator.composition.locating import OfStages, located
+from orchestrator.composition.parts import Place, Straight
 from orchestrator.composition.tags import FILES, REFERENCE, tagged
 from orchestrator.composition.trail import Trail
 from orchestrator.errors import SandboxLost, SpoolFull
 from orchestrator.sandboxes.content import Whole
-from orchestrator.sandboxes.replies import Raised, RefusedCall, Typed, Value
+from orchestrator.sandboxes.replies import NotSerializable, Raised, RefusedCall, Reply, Typed, Value
 from orchestrator.sandboxes.work import File
 from orchestrator.settings import Settings
 
 pytestmark = pytest.mark.anyio
+
+ROOM = exact.Room(1 << 30)
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -39,6 +44,39 @@ def test_json_is_put_together_as_it_was_taken_apart(value: Any) -> None:
 @pytest.mark.parametrize("number", ["1e2", "-0.0", "NaN", "-Infinity", "1e999", "0.1000000000000000055", "7" * 6000])
 def test_a_number_stays_the_text_it_is(number: str) -> None:
     assert exact.dumps(exact.loads(f'{{"a": [{number}]}}'.encode())) == f'{{"a":[{number}]}}'.encode()
+
+
+def values(value: Any) -> int:
+    """Values and names of members; what is empty counts for two."""
+    if isinstance(value, list):
+        return 1 + (sum(map(values, value)) or 1)
+    return 1 + (sum(1 + values(each) for each in value.values()) or 1) if isinstance(value, dict) else 1
+
+
+@given(json_values)
+def test_values_are_counted_whatever_their_strings_hold(value: Any) -> None:
+    text, count = json.dumps(value).encode(), values(value)
+    exact.Room(count - 1).take(text)
+    with pytest.raises(exact.TooManyValues):
+        exact.Room(count - 2).take(text)
+
+
+def test_a_room_is_for_all_that_is_taken_together() -> None:
+    room = exact.Room(5)
+    room.take(b"[1, 2]")
+    room.take(b'["1,2,3,4,5,6,7,8", "\\"[[[[[[[["]')
+    with pytest.raises(exact.TooManyValues, match="5"):
+        room.take(b"[1, 2]")
+
+
+async def test_what_has_more_values_than_there_is_room_for_is_not_taken_apart(tmp_path: Path) -> None:
+    body = b'{"value": [{"$file": "f0"}, 1, 2, 3]}'
+    await taken(Typed(body, (("f0", 3),), Whole(b"abc")), Names(()), spool(tmp_path), exact.Room(7))
+    with pytest.raises(exact.TooManyValues):
+        await taken(Typed(body, (("f0", 3),), Whole(b"abc")), Names(()), spool(tmp_path), exact.Room(5))
+    passed_on = (await taken(Value(body), Names(()), spool(tmp_path), exact.Room(0))).value
+    with pytest.raises(exact.TooManyValues):
+        passed_on.items(exact.Room(5))
 
 
 @pytest.mark.parametrize(
@@ -104,31 +142,31 @@ async def test_files_come_out_as_they_went_in_for_several_readers(tmp_path: Path
         (("f0", len(one)), ("f1", len(two))),
         Pieces(one + two),
     )
-    value = (await taken(reply, Names(()), spool(tmp_path))).value
+    value = (await taken(reply, Names(()), spool(tmp_path), ROOM)).value
     again = [shared(file) for file in value.files]
     for files in (value.files, again, value.files):
         assert [await read(file) for file in files] == [one, two]
-    assert value.items() == [{"$file": "f0"}, {"$file": "f1"}]
+    assert value.items(ROOM) == [{"$file": "f0"}, {"$file": "f1"}]
 
 
 async def test_what_has_no_room_in_the_spool_is_refused(tmp_path: Path) -> None:
     small = spool(tmp_path, max_spooled_bytes=2_000_000, max_upload_bytes=2_000_000)
     reply = Typed(b'{"value": {"$file": "f0"}}', (("f0", 3_000_000),), Pieces(b"x" * 3_000_000))
     with pytest.raises(SpoolFull):
-        await taken(reply, Names(()), small)
+        await taken(reply, Names(()), small, ROOM)
     assert small.bytes == 0
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"value": 1, "ms": "x"}', b'{"value": 1, "stderr": 1}'])
 async def test_a_reply_that_no_runner_of_ours_sends_is_refused(tmp_path: Path, body: bytes) -> None:
     with pytest.raises(SandboxLost):
-        await taken(Value(body), Names(()), spool(tmp_path))
+        await taken(Value(body), Names(()), spool(tmp_path), ROOM)
 
 
 async def test_a_value_that_is_no_list_has_no_items(tmp_path: Path) -> None:
-    value = (await taken(Value(b'{"value": {"a": 1}}'), Names(()), spool(tmp_path))).value
+    value = (await taken(Value(b'{"value": {"a": 1}}'), Names(()), spool(tmp_path), ROOM)).value
     with pytest.raises(SandboxLost):
-        value.items()
+        value.items(ROOM)
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=4), st.text(), st.integers(0, 20))
@@ -151,6 +189,29 @@ def test_what_the_parts_print_is_one_text_within_the_bound(
         assert told["truncated"]
         assert whole.startswith(told.get("stdout", "")) or not told.get("stdout")
     assert told["ms"] == len(before) + 1
+
+
+def test_a_trail_keeps_no_value() -> None:
+    body = b'{"value": "%s", "stdout": "%s"}' % (b"x" * 1000, b"y" * 1000)
+    free = sys.getrefcount(body)
+    told = msgspec.json.decode(body, type=Told)
+    assert sys.getrefcount(body) > free  # the value lies in it
+    trail = Trail(10)
+    trail.add([told])
+    del told
+    assert sys.getrefcount(body) == free
+    assert json.loads(trail.with_reply(Value(b'{"value": 1}')).body)["stdout"] == "y" * 10  # type: ignore[union-attr]
+
+
+DEEP = b'{"error": true, "detail": %s}' % (b"[" * 50_000 + b"]" * 50_000)
+
+
+@pytest.mark.parametrize("reply", [Raised(DEEP), NotSerializable(DEEP)])
+def test_a_reply_too_deep_to_be_read_stays_as_it_is(reply: Reply) -> None:
+    trail = Trail(100)
+    trail.add([Told(msgspec.Raw(b"1"), stdout="x")])
+    assert trail.with_reply(reply) == reply
+    assert located(reply, OfStages(Straight("a", Place(0, 1), ("x",)))) == reply
 
 
 @pytest.mark.parametrize("reply", [RefusedCall("invalid_request", "no", None), Raised(b"no JSON of ours")])

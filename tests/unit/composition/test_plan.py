@@ -17,7 +17,7 @@ def session() -> str:
 
 
 def cut(request: dict[str, Any]) -> Plan | None:
-    return plan(exact.loads(exact.dumps(request)), session, max_parallel=8)
+    return plan(exact.loads(exact.dumps(request)), session, max_parallel=8, max_stages=10)
 
 
 def shown(request: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -38,6 +38,7 @@ def shown(request: dict[str, Any]) -> list[tuple[str, Any]]:
         {"args": ["parallel"], "pipeline": [{"op": "map", "function": "abs"}]},
         {"pipeline": "not a pipeline"},  # the runner's to refuse
         {"listop": 7},
+        {"pipeline": ["x"] * 11},  # of one sandbox: the runner hands nothing on
     ],
 )
 def test_what_stays_in_one_sandbox_is_not_cut(request_: dict[str, Any]) -> None:
@@ -81,7 +82,7 @@ def test_arguments_go_to_the_first_part_and_keep_to_the_last() -> None:
 
 def test_numbers_of_a_list_stay_the_texts_they_are() -> None:
     text = b'{"listop": {"op": "map", "function": "abs", "parallel": 2, "list": [1e2, NaN, %s]}}' % (b"9" * 5000)
-    made = plan(exact.loads(text), session, max_parallel=8)
+    made = plan(exact.loads(text), session, max_parallel=8, max_stages=10)
     assert made is not None
     assert isinstance(made.before[0], Spread)
     assert exact.dumps(made.before[0].items) == b"[1e2,NaN,%s]" % (b"9" * 5000)
@@ -137,6 +138,9 @@ def test_places_are_those_of_the_request() -> None:
         ({"listop": {**MAP, "function": [{"ref": "r1"}], "list": [1]}}, "listop.function", {}),
         ({"pipeline": [{**MAP, "function": [{"name": "f", "args": [{"$ref": "r1"}]}]}]}, "pipeline[0].function", {"stage": 0}),
         ({"listop": {**MAP, "list": [1, {"$ref": "r1"}]}}, "listop.list", {}),
+        ({"args": [[1]], "pipeline": ["x"] * 10 + [MAP]}, "pipeline", {}),
+        ({"pipes": [{}] * 9 + [{"pipeline": ["x"]}]}, "pipes", {}),
+        ({"pipes": [{"pipeline": ["x"] * 3}] * 3}, "pipes", {}),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_by_name(request_: dict[str, Any], field: str, place: dict[str, int]) -> None:

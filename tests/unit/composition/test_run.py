@@ -5,18 +5,37 @@ import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Awaitable, Callable
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.auth.limits import Gate
+from orchestrator.composition import exact
+from orchestrator.composition.calling import Asked, Calling
+from orchestrator.composition.crossing import Names
+from orchestrator.composition.trail import Trail
 from orchestrator.errors import RateLimited, SandboxLost
 from orchestrator.sandboxes.content import Whole
-from orchestrator.sandboxes.replies import InForm, Raised, RefusedCall, Reply, TimedOut, Typed, Violation, WorkerDied
+from orchestrator.sandboxes.replies import (
+    InForm,
+    NotSerializable,
+    Raised,
+    RefusedCall,
+    Reply,
+    TimedOut,
+    Typed,
+    Value,
+    Violation,
+    WorkerDied,
+)
 from orchestrator.sandboxes.work import File
-from tests.unit.composition.conftest import World
+from orchestrator.sessions.manager import CallOutcome
+from tests.unit.composition.conftest import ADA, World
 
 pytestmark = pytest.mark.anyio
 
@@ -75,6 +94,14 @@ def value(request: dict[str, Any]) -> Any:
 def test_a_pipeline_comes_to_the_same_wherever_it_is_spread(items: list[int], chosen: list[tuple[Any, Any]]) -> None:
     spread = {"listop": {"op": "map", "function": "int", "parallel": 3}}
     assert value({"args": [items], "pipeline": [*(stage for stage, _ in chosen), spread]}) == expected(items, chosen)
+
+
+@pytest.mark.parametrize(("items", "started"), [([4], False), ([4, 9], True)])
+async def test_what_was_started_is_told_where_sandboxes_were_started(
+    world: World, items: list[int], started: bool
+) -> None:
+    outcome = await world.compose({"listop": {"op": "map", "function": "math.isqrt", "parallel": 2, "list": items}})
+    assert (outcome.started_s > 0, outcome.restarted) == (started, False)
 
 
 @several
@@ -361,7 +388,7 @@ async def test_a_part_whose_time_has_come_before_its_turn_is_not_begun(world: Wo
     world.sessions.before_call = late
     pipes = [{"pipeline": ["int"]}, {"session": "b", "pipeline": ["int"]}]
     reply = (await world.compose({"args": [1], "pipes": pipes}, timeout_s=0.1)).reply
-    assert reply == TimedOut({"pipe": 1, "stage": 0}, restarted=False)
+    assert reply == TimedOut({"pipe": 1, "stage": 0}, restarted=False, begun=False)
 
 
 @pytest.mark.parametrize(
@@ -383,3 +410,115 @@ async def test_what_a_hostile_runner_sends_ends_the_composition_and_nothing_else
         reply = (await world.compose({"args": [1], "pipes": pipes})).reply
         assert isinstance(reply, Raised | RefusedCall)
     assert set(world.sessions.runners) == set("abc")
+
+
+class Endless(Whole):
+    """Content that never ends."""
+
+    closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"a"
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("request_", "ends", "place"),
+    [(PIPES, "a", {"pipe": 0, "stage": 0}), (LISTOP, "a", {}), (LISTOP, "extra-1", {})],
+)
+async def test_content_is_read_within_the_deadline(
+    world: World, request_: dict[str, Any], ends: str, place: dict[str, int]
+) -> None:
+    content = Endless(b"abc")
+    world.sessions.before_call = ending(ends, Typed(b'{"value": [{"$file": "f0"}]}', (("f0", 3),), content))
+    reply = (await world.compose(request_, timeout_s=0.3)).reply
+    assert reply == TimedOut(place, restarted=False)
+    assert content.closed
+
+
+async def test_content_is_closed_where_the_reply_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = Endless(b"abc")
+    world.sessions.before_call = ending("b", Typed(b'{"value": {"$file": "f0"}}', (("f0", 3),), content))
+    monkeypatch.setattr(Trail, "with_reply", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await world.compose(PIPES)
+    assert content.closed
+
+
+@pytest.mark.parametrize(
+    ("request_", "place"),
+    [
+        ({"args": [30], "pipeline": ["range", {"op": "map", "function": "abs", "parallel": 2}]}, {"stage": 1}),
+        (
+            {"args": [[15, 15]], "pipeline": [{"op": "flatmap", "function": "range", "parallel": 2}, "len"]},
+            {"stage": 0},
+        ),
+    ],
+)
+async def test_a_list_of_more_values_than_may_be_taken_apart_is_too_large(
+    world: World, request_: dict[str, Any], place: dict[str, int]
+) -> None:
+    assert isinstance((await world.compose(request_, max_values=32)).reply, Value)
+    reply = (await world.compose(request_, max_values=25)).reply
+    assert isinstance(reply, NotSerializable)
+    told = json.loads(reply.body)
+    assert (told["error"], told["code"], {**told, **place} == told) == (True, "reply_too_large", True)
+    assert set(world.sessions.runners) == set("abc")
+
+
+async def test_values_that_are_passed_on_as_they_are_may_be_of_any_number(world: World) -> None:
+    pipes = [{"pipeline": ["range", "list"]}, {"session": "b", "pipeline": ["sum"]}]
+    assert isinstance((await world.compose({"args": [1000], "pipes": pipes}, max_values=10)).reply, Value)
+
+
+@pytest.mark.parametrize(("size", "aside"), [(10, False), (100_000, True)])
+async def test_large_values_are_put_together_in_a_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch, size: int, aside: bool
+) -> None:
+    """Where they are taken apart too."""
+    here, there = threading.get_ident(), []
+
+    def noting(work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            there.append((work.__name__, threading.get_ident() != here))
+            return work(*args)
+
+        return noted
+
+    monkeypatch.setattr("orchestrator.composition.requests.exact.dumps", noting(exact.dumps))
+    monkeypatch.setattr(Names, "renamed", noting(Names.renamed))
+    with_bytes: Any = [{"name": "zip", "args": [[{"$bytes": "AAEC"}]]}]
+    pipes = [{"pipeline": ["str.upper", "str.split", with_bytes, "list"]}, {"session": "b", "pipeline": ["len"]}]
+    await world.compose({"args": ["x" * size], "pipes": pipes})
+    assert ("renamed", aside) in there
+    assert there[-1] == ("dumps", aside)
+
+
+async def test_a_reply_does_not_wait_for_sandboxes_to_be_closed(world: World) -> None:
+    world.sessions.closing, world.waits = asyncio.Event(), False
+    assert await world.value(LISTOP) == [1, 2, 3]
+    assert set(world.sessions.runners) == {*"abc", "extra-1", "extra-2"}
+    world.sessions.closing.set()
+    await world.background.finished(10)
+    assert set(world.sessions.runners) == set("abc")
+
+
+async def test_each_sandbox_that_is_opened_counts_as_a_setup(world: World) -> None:
+    world.setups = Gate("setups", per_s=0.001, burst=3)
+    assert await world.value(LISTOP) == [1, 2, 3]
+    with pytest.raises(RateLimited, match="setups"):
+        await world.compose(LISTOP)
+    assert len(world.sessions.opened) == 2
+    assert world.setups.running == 0
+
+
+async def test_what_a_part_came_to_is_not_kept_for_the_receipts(world: World) -> None:
+    calling = Calling(world.sessions, Asked(ADA, 1))  # type: ignore[arg-type]
+    body = b'{"value": 1234567}'
+    free = sys.getrefcount(body)
+    calling.spend(CallOutcome(Value(body), False, 0.0, 0.0, 1.0))
+    assert sys.getrefcount(body) == free
+    assert calling.ended(TimedOut()).ran_s == 1.0

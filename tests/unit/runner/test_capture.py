@@ -50,6 +50,10 @@ def printing(session: Orchestrator, code: Path) -> Orchestrator:
             def close():
                 sys.stdout.close()
 
+            def close_number(number):
+                print("before", flush=True)
+                os.close(number)
+
             def close_all():
                 os.closerange(1, 3)
                 os.closerange(100, 1024)
@@ -134,6 +138,22 @@ def test_streams_that_user_code_closes_come_back(printing: Orchestrator, harm: s
         printing.accept_worker()
     assert output(printing, "text", "a", "b") == {"stdout": "a", "stderr": "b"}
     assert output(printing, "program") == {"stdout": "out\n", "stderr": "err\n"}
+
+
+def test_a_descriptor_that_user_code_closes_comes_back_in_the_next_call(printing: Orchestrator) -> None:
+    for number in (1, 2):
+        assert output(printing, "close_number", number) == {"stdout": "before\n"}
+        assert output(printing, "text", "a", "b") == {"stdout": "a", "stderr": "b"}
+        assert output(printing, "program") == {"stdout": "out\n", "stderr": "err\n"}
+        assert output(printing, "many", 1, "c") == {"stdout": "c\n"}
+
+
+def test_a_file_that_user_code_puts_in_the_place_of_a_stream_stays(printing: Orchestrator, tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere"
+    descriptor = printing.value("os.open", str(path), os.O_WRONLY | os.O_CREAT)
+    printing.value("os.dup2", descriptor, 1)
+    assert output(printing, "below", "x") == {"stderr": "x"}
+    assert path.read_text() == "x"
 
 
 def test_files_that_take_our_numbers_are_left_alone(printing: Orchestrator, tmp_path: Path) -> None:

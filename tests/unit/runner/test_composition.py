@@ -200,6 +200,11 @@ def test_the_operations_are_those_of_python(session: Session) -> None:
     assert listop(session, "all", "str.isupper", ["a", "B"]) is False
 
 
+def test_a_starmap_over_what_is_no_list_of_arguments_says_so_as_python_does(session: Session) -> None:
+    reply = session.compose(listop={"op": "starmap", "function": "pow", "list": [[2, 5], 3]})
+    assert reply.raised == ("TypeError", "Value after * must be an iterable, not int")
+
+
 def test_items_count_themselves_where_there_is_no_function(session: Session) -> None:
     assert session.compose(listop={"op": "sort", "list": [3, 1, 2]}).value == [1, 2, 3]
     assert session.compose(listop={"op": "any", "list": [0, ""]}).value is False

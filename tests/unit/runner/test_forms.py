@@ -33,6 +33,8 @@ from runner import frames
 from runner.refusal import NotAcceptable, NotSerializable, ReplyTooLarge
 from runner.values import forms, rendering
 
+from orchestrator.api import accepting
+
 from .conftest import Orchestrator, receive
 
 mpl.use("agg")
@@ -184,11 +186,60 @@ def test_a_form_that_turns_out_not_to_be_there_is_not_said_to_be() -> None:
     assert "png" not in available(Shy(), "png")
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[1]] * 20_000 + [[1, 2]],
+        [[1], 2],
+        [[1], Point(1, 2)],
+        [{"a": 1}, {"b": 1}],
+        [{"a": 1}, [1]],
+        [Leaf("x", date(2020, 1, 2)), Model(a=1)],
+        [[object()]],
+        pd.DataFrame({"a": [object()]}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_csv_is_not_said_to_be_there_where_it_would_be_refused(value: Any) -> None:
+    assert "csv" not in available(value, "svg")
+    with pytest.raises((NotAcceptable, NotSerializable)):
+        render(value, "csv")
+
+
+@pytest.mark.parametrize("value", [[object()], {"a": {(1, 2): 3}}, [iter([1])]])
+def test_json_is_not_said_to_be_there_for_what_holds_a_value_without_it(value: Any) -> None:
+    assert available(value, "svg") == []
+
+
+def test_json_is_said_to_be_there_for_what_is_too_large() -> None:
+    assert available(ENDLESS, "svg")[:2] == ["json", "typed"]
+
+
+def test_a_form_in_which_rendering_fails_for_what_the_value_holds_is_one_that_it_lacks() -> None:
+    twice = pd.DataFrame([[1, 2]], columns=["a", "a"])
+    assert available(twice, "arrow") == ["json", "typed", "csv"]
+
+
+def test_the_refusal_names_media_types() -> None:
+    with pytest.raises(NotAcceptable) as caught:
+        render(np.float64(1), "png")
+    assert caught.value.detail.endswith("it has: application/json, multipart/form-data, text/plain, application/x-npy")
+
+
+def test_media_types_are_those_of_the_orchestrator() -> None:
+    assert forms.MEDIA_TYPES == accepting.MEDIA_TYPES
+    assert forms.MEDIA_TYPES.keys() == frames.FORMS
+
+
 def test_where_rendering_a_form_fails_the_next_is_taken_and_else_the_reason_told() -> None:
     assert render(Broken(), "png", "svg").form == "svg"
     assert render(pa.table({"a": [1]}), "json", "arrow").form == "arrow"
-    with pytest.raises(NotSerializable) as caught:
+    with pytest.raises(NotAcceptable) as refused:
         render(Broken(), "png", "csv")
+    assert "rendering it raised SystemExit: 3" in refused.value.detail
+    assert refused.value.available == ["svg"]
+    with pytest.raises(NotSerializable) as caught:
+        render(Broken(), "png", "json")
     assert "rendering it raised SystemExit: 3" in caught.value.members["detail"]
 
 

@@ -75,7 +75,15 @@ def test_a_frame_is_made_of_columns(session: Session) -> None:
 def test_an_image_of_another_session_is_its_bytes(session: Session) -> None:
     image = {"$image": "f0", "type": "image/png"}
     assert call(session, "len", image, files={"f0": b"PNG"}).value == 3
-    assert session.call("len", image).value == 2
+
+
+def test_an_image_as_in_plain_json_is_its_bytes(session: Session) -> None:
+    assert session.call("repr", {"$image": "UE5H", "type": "image/png"}).value == repr(b"PNG")
+
+
+def test_an_image_that_is_neither_a_part_nor_base64_is_refused(session: Session) -> None:
+    reply = call(session, "len", {"$file": "f0"}, {"$image": "f1", "type": "image/png"}, files={"f0": b"PNG"})
+    assert reply.refused == ("invalid_request", "args[1]")
 
 
 def test_a_tag_in_an_object_tag_is_data(session: Session) -> None:

@@ -249,10 +249,11 @@ def test_lone_surrogates_are_replaced() -> None:
         (threading.Lock(), "_thread.lock", "no JSON form"),
         (Colour, "enum.EnumType", "no JSON form"),
         (Picture, "type", "no JSON form"),
-        ([1, {"a": object()}], "object", "no JSON form"),
-        ([iter([1])], "list_iterator", "not drained"),
-        ({(1, 2): 3}, "tuple", "key of type tuple"),
-        ({b"a": 3}, "bytes", "key of type bytes"),
+        ([1, {"a": object()}], "list", "a value of type object has no JSON form"),
+        ([iter([1])], "list", "of type list_iterator, is not drained"),
+        ({(1, 2): 3}, "dict", "key of type tuple"),
+        ({b"a": 3}, "dict", "key of type bytes"),
+        ([dict.fromkeys(["\ud800", "\udfff"])], "list", "two keys of an object become one"),
         ({1: "a", "1": "b"}, "dict", "become the same string '1'"),
         ({None: "a", "null": "b"}, "dict", "become the same string 'null'"),
         (range(10**30), "range", "OverflowError"),
@@ -262,6 +263,10 @@ def test_what_has_no_form_says_why(value: Any, type_name: str, detail: str) -> N
     members = failure(value)
     assert members["type"] == type_name
     assert detail in members["detail"]
+
+
+def test_what_is_shown_of_a_value_without_a_form_is_all_of_it() -> None:
+    assert failure([1, {"a": math}])["repr"] == repr([1, {"a": math}])
 
 
 def test_the_repr_of_what_has_no_form_is_bounded() -> None:
@@ -359,10 +364,10 @@ def test_an_endless_object_is_bounded() -> None:
 def test_a_value_that_holds_itself_has_no_form() -> None:
     items: list[Any] = [1]
     items += [items, items]
-    assert failure(items)["detail"] == "it holds itself"
+    assert failure(items)["detail"] == "a value of type list holds itself"
     members: dict[str, Any] = {}
     members["a"] = [({"b": members},)]
-    assert failure(members)["detail"] == "it holds itself"
+    assert failure(members)["detail"] == "a value of type dict holds itself"
 
 
 def test_a_value_that_stands_twice_is_no_cycle() -> None:

@@ -444,7 +444,7 @@ async def test_a_call_whose_time_is_over_before_its_turn_is_not_begun(open_tmp_p
         following = start(channel, b'{"following":1}')
         await answer(worker)
         assert await running == Value(VALUE)
-        assert (await late).reply == TimedOut(restarted=False)
+        assert (await late).reply == TimedOut(restarted=False, begun=False)
         assert (await answer(worker)).body == b'{"following":1}'
         assert await following == Value(VALUE)
 
@@ -455,7 +455,7 @@ async def test_a_call_whose_time_ends_while_it_waits_is_told_so_at_once(open_tmp
         await asyncio.sleep(0)  # it has begun
         until = asyncio.get_running_loop().time() + 0.05
         late = await channel.call(Work(frames.CALL, b'{"late":1}'), timeout_s=PATIENCE_S, until=until)
-        assert late.reply == TimedOut(restarted=False)
+        assert late.reply == TimedOut(restarted=False, begun=False)
         assert not running.done()
         await answer(worker)
         assert await running == Value(VALUE)

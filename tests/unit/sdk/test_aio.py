@@ -1,6 +1,9 @@
 """Environments in async code: the same expressions, awaited."""
 
+import asyncio
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 import kodou
@@ -11,6 +14,9 @@ from kodou import Output, Reply
 from tests.unit.sdk.loopback import Loopback
 
 pytestmark = pytest.mark.anyio
+
+MISLED: list[Callable[[Any], Any]] = [bool, lambda it: it == 1, lambda it: it != 1, np.asarray]
+NO_CONTAINER: list[Callable[[Any], Any]] = [iter, list, lambda it: 1 in it]
 
 
 async def test_an_expression_is_awaited(aenv: kodou.aio.Environment, loopback: Loopback) -> None:
@@ -27,6 +33,28 @@ async def test_nothing_else_evaluates(aenv: kodou.aio.Environment, loopback: Loo
     assert repr(total) == "<numpy.array([2, 4, 6]).sum()>"
     assert loopback.calls == []
     assert await total == 12
+
+
+async def test_what_would_mislead_says_to_await_it(aenv: kodou.aio.Environment) -> None:
+    for waiting in (aenv.math.pi, await aenv.list([1]).keep(), aenv.list | aenv.sum):
+        for misled in MISLED:
+            with pytest.raises(TypeError, match="`await` it"):
+                misled(waiting)
+        for misled in NO_CONTAINER:
+            with pytest.raises(TypeError, match=r"not iterable|not a container"):
+                misled(waiting)
+
+
+async def test_several_are_gathered(aenv: kodou.aio.Environment) -> None:
+    assert await asyncio.gather(aenv.len("a"), aenv.math.sqrt(4)) == [1, 2]
+
+
+async def test_it_opens_once(loopback: Loopback) -> None:
+    async with kodou.AsyncClient("http://host", "token", transport=loopback) as client:
+        async with kodou.aio.Environment(client=client) as env:
+            pass
+        with pytest.raises(RuntimeError, match="opens once"):
+            await env.open()
 
 
 async def test_a_handle_is_kept_and_dropped(aenv: kodou.aio.Environment, loopback: Loopback) -> None:

@@ -190,6 +190,13 @@ def test_no_token_says_what_to_do() -> None:
         Client("http://host")
 
 
+@pytest.mark.parametrize("token", ["secret\nkey", "secret\r", "secr\u00e9t", "secret\x00"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(errors.NotConfigured, match="token holds") as caught:
+        Client("http://host", f"{token}x")
+    assert "secr" not in str(caught.value)
+
+
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(errors.NotConfigured, match="http://"):
         Client("localhost:8000", "token")
@@ -210,6 +217,16 @@ def test_an_environment_that_cannot_be_set_up_lets_its_connections_go() -> None:
     with pytest.raises(errors.Unauthorized), env:
         pass
     assert env._client._http.is_closed
+
+
+def test_an_environment_opens_once() -> None:
+    env = kodou.Environment(client=blocking(Server()))
+    with env:
+        assert env.open() is env
+    with pytest.raises(RuntimeError, match="opens once"):
+        env.open()
+    with pytest.raises(RuntimeError, match="is closed"):
+        _ = env.session
 
 
 def test_a_lock_is_asked_for_by_the_environments_id() -> None:

@@ -8,7 +8,7 @@ import httpx
 import kodou
 import pytest
 from kodou import Image, Progress
-from kodou.errors import AttributeNotFound
+from kodou.errors import AttributeNotFound, BuildFailed
 from kodou.progress import bar, line
 
 from tests.unit.sdk.loopback import Loopback
@@ -65,6 +65,15 @@ def test_completion_is_never_in_the_way(client: kodou.Client, loopback: Loopback
     assert "map" in dir(env)
 
 
+def test_what_was_called_is_not_completed_with_the_names_of_the_environment(
+    env: kodou.Environment, loopback: Loopback
+) -> None:
+    items = env.list([1])
+    assert dir(items) == ["attr", "keep", "reply", "stream", "value"]
+    assert items == [1]
+    assert "append" in dir(items.keep())
+
+
 @pytest.mark.parametrize(
     ("step", "text"),
     [
@@ -93,4 +102,14 @@ def test_the_bar_is_on_a_terminal_alone(monkeypatch: Any) -> None:
     assert show is not None
     show(Progress("install"))
     show(Progress("ready"))
+    assert terminal.getvalue() == "\r\x1b[Kinstalling\r\x1b[K"
+
+
+def test_the_bar_is_cleared_when_a_build_fails(client: kodou.Client, loopback: Loopback, monkeypatch: Any) -> None:
+    failed = b'event: progress\ndata: {"phase": "install"}\n\nevent: error\ndata: {"code": "build_failed"}\n\n'
+    loopback.answers = [httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=failed)]
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(BuildFailed), kodou.Environment(client=client):
+        pass
     assert terminal.getvalue() == "\r\x1b[Kinstalling\r\x1b[K"

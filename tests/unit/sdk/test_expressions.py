@@ -1,18 +1,22 @@
 """Expressions: what is built up evaluates as Python would, in as few requests as can be."""
 
+import copy
 import gc
 import math
 import operator
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import kodou
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kodou.errors import AttributeNotFound, RemoteError, ValueNotSerializable
+from kodou.expressions import use
 
 from tests.unit.sdk.loopback import Loopback
 
@@ -136,6 +140,25 @@ def test_values_stand_where_python_wants_values(env: kodou.Environment) -> None:
     assert np.asarray(env.list([1, 2]), dtype="f8").dtype == "f8"
 
 
+def test_what_failed_is_remembered_and_not_run_again(env: kodou.Environment, loopback: Loopback) -> None:
+    failing, function = env.math.sqrt(-1), env.math.sqrt
+    for _ in range(2):
+        with pytest.raises(RemoteError, match="math domain error") as caught:
+            print(failing)
+        assert "ValueError: math domain error" in str(caught.value.__cause__)
+        with pytest.raises(ValueNotSerializable):
+            function.value()
+    assert len(loopback.calls) == 2
+
+
+def test_a_handle_that_failed_is_asked_again(env: kodou.Environment, loopback: Loopback) -> None:
+    function = env.functools.partial(env.len).keep()
+    for _ in range(2):
+        with pytest.raises(ValueNotSerializable):
+            function.value()
+    assert len(loopback.calls) == 3
+
+
 def test_it_prints_as_its_value(env: kodou.Environment, capsys: pytest.CaptureFixture[str]) -> None:
     print(env.numpy.array([2, 4, 6]).sum(), env.str("a"), [env.str("a")], env.re.compile("a"))
     assert capsys.readouterr().out == "12 a ['a'] re.compile('a')\n"
@@ -153,6 +176,7 @@ def test_the_stage_that_fails_is_named(env: kodou.Environment) -> None:
     with pytest.raises(RemoteError) as caught:
         (env.list | env.map(env.math.sqrt))([4, -1]).value()
     assert (caught.value.stage, caught.value.item) == (1, 1)
+    assert str(caught.value).endswith(" (stage 1, item 1)")
 
 
 def test_a_call_that_is_never_evaluated_is_warned_of(env: kodou.Environment) -> None:
@@ -168,14 +192,65 @@ def test_a_call_that_is_never_evaluated_is_warned_of(env: kodou.Environment) -> 
         gc.collect()
 
 
+class Named:
+    """Has a `repr` that shows what is in it."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __repr__(self) -> str:
+        return f"Named({self.inner!r})"
+
+
+def test_neither_a_warning_nor_an_error_runs_anything(env: kodou.Environment, loopback: Loopback) -> None:
+    dangerous = env.os.remove("x")
+    piped = dangerous | env.map("len")
+    use(piped)
+    with pytest.warns(RuntimeWarning, match=r"print\(os\.remove\('x'\), \[os\.remove\('x'\)\], a=os") as caught:
+        env.print(dangerous, [dangerous], a=dangerous)
+    with pytest.warns(RuntimeWarning, match=r"print\(<Named>\)"):
+        env.print(Named(dangerous))
+    with pytest.raises(TypeError, match=r"not os\.remove\('x'\) \| map"):
+        env.map(piped, [1])
+    with pytest.raises(TypeError, match=r"not os\.remove\('x'\)"):
+        env[dangerous]
+    with pytest.raises(TypeError, match=r"not os\.remove\('x'\)"):
+        env.drop(dangerous)
+    assert len(caught) == 1
+    assert loopback.calls == []
+
+
+def test_an_attribute_is_not_set_here_alone(env: kodou.Environment, loopback: Loopback) -> None:
+    kept = env.argparse.Namespace(a=1).keep()
+    for stand_in in (kept, env, env.list | env.sum, env.math):
+        with pytest.raises(AttributeError, match="'a' would be set here alone"):
+            stand_in.a = 2
+    env.setattr(kept, "a", 2).value()
+    assert kept.a == 2
+
+
+def test_a_copy_is_the_same_and_a_pickle_is_refused(env: kodou.Environment) -> None:
+    for stand_in in (env, env.math.pi, env.list | env.sum):
+        assert copy.copy(stand_in) is copy.deepcopy(stand_in) is stand_in
+        with pytest.raises(TypeError, match="not pickled: send its value"):
+            pickle.dumps(stand_in)
+
+
+def test_one_that_was_never_made_waits_for_nothing() -> None:
+    for kind in (kodou.Expression, kodou.Composition):
+        assert not kind.__new__(kind)._waits()
+
+
 def test_after_the_end_it_shows_how_it_was_written(client: kodou.Client) -> None:
     with kodou.Environment(client=client) as env:
         root = env.math.sqrt(9)
         pipe = env.list | env.map(env.math.sqrt)
     assert repr(root) == "<math.sqrt(9)>"
     assert repr(pipe) == "<list | map(math.sqrt)>"
-    with pytest.raises(RuntimeError, match="not open"):
-        root.value()
+    assert str(pipe) == "<list | map(math.sqrt)>"
+    for needs_a_value in (root.value, root.__str__, root.__bool__):
+        with pytest.raises(RuntimeError, match="is closed"):
+            needs_a_value()
 
 
 def test_an_expression_of_another_environment_is_refused_where_it_cannot_go(client: kodou.Client) -> None:
@@ -208,6 +283,9 @@ def test_a_stage_may_have_its_first_arguments(env: kodou.Environment) -> None:
 def test_arrays_feed_a_pipe_whole(env: kodou.Environment) -> None:
     assert (np.array([1, 2, 3]) | env.numpy.sum) == 6
     assert ({"a": 1} | env.len) == 1
+    assert (pd.DataFrame({"a": [1, 2]}) | env.len) == 2
+    with pytest.raises(TypeError, match="Series would not arrive"):
+        (pd.Series([1, 2]) | env.len).value()
 
 
 def test_list_operations_are_those_of_python(env: kodou.Environment) -> None:

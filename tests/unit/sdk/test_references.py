@@ -39,9 +39,15 @@ def test_a_handle_shows_what_it_stands_for_without_asking(env: kodou.Environment
     items = env.list(["<b>"]).keep()
     asked = len(loopback.requests)
     assert repr(items) == "<r1, list: ['<b>']>"
-    assert str(items) == "['<b>']"
     assert "&lt;b&gt;" in items._repr_html_()
     assert len(loopback.requests) == asked
+
+
+def test_a_handle_prints_as_what_it_stands_for_is_now(env: kodou.Environment) -> None:
+    items = env.list([1]).keep()
+    items.append(2).value()
+    assert str(items) == f"{items}" == "[1, 2]"
+    assert str(env.re.compile("a").keep()) == "re.compile('a')"
 
 
 def test_what_nobody_refers_to_is_dropped_with_the_next_request(env: kodou.Environment, loopback: Loopback) -> None:
@@ -69,8 +75,17 @@ def test_a_with_block_and_drop_let_go_of_it(env: kodou.Environment, loopback: Lo
             gone.value()
 
 
+def test_only_handles_are_dropped(env: kodou.Environment) -> None:
+    items = env.list([1]).keep()
+    for other in (3, "r1", items.append, env.list):
+        with pytest.raises(TypeError, match="only a handle can be dropped"):
+            env.drop(other)
+    assert items == [1]
+
+
 def test_what_was_kept_on_the_way_is_dropped(env: kodou.Environment, loopback: Loopback) -> None:
     assert env.dict(a=env.len("ab")).value() == {"a": 2}
+    gc.collect()
     assert env.len("a") == 1
     assert loopback.calls[-1]["drop"] == ["r1"]
 

@@ -93,6 +93,7 @@ def test_frames_of_pandas_come_back_as_they_went(env: kodou.Environment, frame: 
     [
         pl.DataFrame({"a": [1, 2], "b": ["x", None], "c": [1.5, None], "d": [True, False]}),
         pl.DataFrame({"e": pl.Series([1, 2], dtype=pl.UInt8), "f": [[1], [2, 3]]}),
+        pl.DataFrame({"g": [b"x", None], "h": [{"$ref": "r1"}, {"$ref": "r2"}], "i": [[b"y"], []], "j": [None, None]}),
         pl.DataFrame(),
     ],
 )
@@ -115,6 +116,11 @@ def test_sessions_take_and_give_the_same_values(client: kodou.Client) -> None:
         assert session.call("builtins.len", b"abc") == 3
         assert session.call("numpy.ones", 2).tolist() == [1, 1]
         assert session.reply("builtins.bytes", [1]).value == b"\x01"
+
+
+def test_what_looks_like_a_tag_once_it_is_encoded_is_none(env: kodou.Environment) -> None:
+    assert there_and_back(env, {"$object": b"x"}) == {"$object": b"x"}
+    assert there_and_back(env, {"$object": np.arange(2)})["$object"].tolist() == [0, 1]
 
 
 def test_numbers_and_texts_of_numpy_go_as_pythons(env: kodou.Environment) -> None:
@@ -150,6 +156,11 @@ def test_subclasses_of_plain_types_go_as_those(env: kodou.Environment) -> None:
         (np.longdouble(1), "numpy.longdouble"),
         (pd.DataFrame({"a": pd.Categorical(["x"])}), "dtype category"),
         (pd.DataFrame({("a", "b"): [1]}), "several levels"),
+        (pl.DataFrame({"c": [datetime.date(2024, 1, 1)]}), r"\['c'\]: a column of dtype Date would not"),
+        (pl.DataFrame({"c": pl.Series(["x"], dtype=pl.Categorical)}), "dtype Categorical"),
+        (pl.DataFrame({"c": pl.Series([decimal.Decimal(1)])}), "dtype Decimal"),
+        (pl.DataFrame({"c": pl.Series([1, None], dtype=pl.Int8)}), "dtype Int8 with nulls"),
+        (pl.DataFrame({"c": [[{"d": datetime.time(1)}]]}), r"dtype List\(Struct"),
     ],
 )
 def test_what_would_not_arrive_is_refused_with_its_place(env: kodou.Environment, value: Any, why: str) -> None:

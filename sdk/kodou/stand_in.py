@@ -1,0 +1,31 @@
+"""What stands here for something in an environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class StandIn:
+    """Base of environments and expressions: what would only seem to reach the environment is refused."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises AttributeError: the name is not one of ours, which begin with an underscore."""
+        if not name.startswith("_"):
+            msg = (
+                f"{name!r} would be set here alone; `env.setattr(handle, {name!r}, …).value()` sets it on what is kept"
+            )
+            raise AttributeError(msg)
+        super().__setattr__(name, value)
+
+    def __copy__(self) -> Self:
+        return self  # there is no second one of what it stands for
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        msg = f"a {type(self).__name__} belongs to its process and is not pickled: send its value"
+        raise TypeError(msg)
