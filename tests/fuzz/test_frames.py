@@ -10,19 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runner import frames
 
-from orchestrator.sandboxes.replies import Malformed, read_exited, read_hello, read_reply
+from orchestrator.sandboxes.content import Whole
+from orchestrator.sandboxes.incoming import Incoming
+from orchestrator.sandboxes.replies import (
+    Malformed,
+    read_event,
+    read_exited,
+    read_file_head,
+    read_hello,
+    read_in_form,
+    read_reply,
+)
 from orchestrator.sandboxes.wire import Peer
 from tests.fuzz.strategies import json_bodies, pieces
 
-MOST = 40_000  # bytes of a body; more than the orchestrator's scratch holds
+MOST = 40_000  # bytes of a body, and of what comes beside it; more than the orchestrator's scratch holds
 
-Seen = list[tuple[int, bytes]]
+Seen = list[tuple[int, bytes, bytes]]  # kind, body, extra
 
-_frames = st.builds(
-    lambda kind, body, fill, call_id: frames.encode(kind, body + fill * b"x", call_id=call_id),
-    st.sampled_from([*frames.REPLIES, frames.HELLO, frames.EXITED, 0, 255]),
+
+def _frame(kind: int, body: bytes, extra: bytes, call_id: int) -> bytes:
+    return frames.HEADER.pack(kind, b"\0\0\0", len(body), len(extra), call_id) + body + extra
+
+
+_bytes = st.builds(
+    lambda start, fill: start + fill * b"x",
     st.binary(max_size=40),
     st.sampled_from([0, 0, 0, 16_340, 16_384, 30_000, MOST + 1]),
+)
+_frames = st.builds(
+    _frame,
+    st.sampled_from([*frames.REPLIES, *frames.EVENTS, frames.HELLO, frames.EXITED, 0, 255]),
+    _bytes,
+    st.just(b"") | _bytes,
     st.integers(0, 3),
 )
 _streams = st.lists(_frames | st.binary(max_size=30), max_size=5).map(b"".join)
@@ -35,13 +55,24 @@ class Recorder:
 
     received_frames: Seen = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    coming: tuple[int, bytes, Incoming] | None = None  # a frame whose extra has not all come
 
-    def refuses(self, peer: Peer, kind: int, length: int, call_id: int) -> str | None:
-        return "too large" if length > MOST else None
+    def refuses(self, peer: Peer, kind: int, length: int, extra: int, call_id: int) -> str | None:
+        return "too large" if length > MOST or extra > MOST else None
 
-    def received(self, peer: Peer, kind: int, body: bytes) -> None:
+    def received(self, peer: Peer, kind: int, body: bytes, content: Incoming | None) -> None:
         assert not self.violations
-        self.received_frames.append((kind, body))
+        assert self.coming is None
+        if content is None:
+            self.received_frames.append((kind, body, b""))
+        else:
+            self.coming = kind, body, content
+
+    def content_ended(self, peer: Peer) -> None:
+        assert self.coming is not None
+        kind, body, content = self.coming
+        self.coming = None
+        self.received_frames.append((kind, body, b"".join(content._pieces)))
 
     def violated(self, peer: Peer, reason: str) -> None:
         self.violations.append(reason)
@@ -57,13 +88,13 @@ def plainly(stream: bytes) -> tuple[Seen, bool]:
     seen: Seen = []
     while len(stream) >= frames.HEADER.size:
         kind, _, length, extra, _ = frames.HEADER.unpack_from(stream)
-        if extra or length > MOST:
+        if extra > MOST or length > MOST:
             return seen, True
-        end = frames.HEADER.size + length
-        if len(stream) < end:
+        begin = frames.HEADER.size + length
+        if len(stream) < begin + extra:
             break
-        seen.append((kind, stream[frames.HEADER.size : end]))
-        stream = stream[end:]
+        seen.append((kind, stream[frames.HEADER.size : begin], stream[begin : begin + extra]))
+        stream = stream[begin + extra :]
     return seen, False
 
 
@@ -106,12 +137,12 @@ def test_the_runner_reads_frames_or_says_that_there_are_none(stream: bytes) -> N
         broken = False
         try:
             while (frame := frames.read(theirs, max_bytes=MOST)) is not None:
-                seen.append((frame.kind, frame.body))
+                seen.append((frame.kind, frame.body, frame.extra))
         except frames.FrameError:
             broken = True
     expected, refused = plainly(stream[:sent])
     assert seen == expected
-    rest = sent - sum(frames.HEADER.size + len(body) for _, body in seen)
+    rest = sent - sum(frames.HEADER.size + len(body) + len(extra) for _, body, extra in seen)
     assert broken == (refused or rest > 0)
 
 
@@ -121,16 +152,30 @@ _bodies = json_bodies(
     b'{"code":"name_not_found","detail":"no such name","field":"namepath[0]"}',
     b'{"role":"worker","protocol":1,"generation":2,"pid":3}',
     b'{"code":null,"signal":9}',
+    b'{"form":"png","type":"matplotlib.figure.Figure","ms":1.5}',
+    b'{"files":[["f0",3],["f1",4]]}',
 )
 
 
-@given(st.sampled_from(sorted(frames.REPLIES)), _bodies)
+@given(st.sampled_from(sorted(frames.REPLIES - {frames.CONTENT})), _bodies)
 def test_a_reply_that_is_passed_on_is_one_json_object(kind: int, body: bytes) -> None:
     try:
         read_reply(kind, body)
     except Malformed:
         return
     assert isinstance(json.loads(body.decode()), dict)
+
+
+@given(_bodies, st.sampled_from(sorted(frames.EVENTS)), st.frozensets(st.sampled_from(sorted(frames.FORMS))))
+def test_events_and_heads_of_content_are_what_they_must_be_or_refused(
+    body: bytes, kind: int, asked: frozenset[str]
+) -> None:
+    with contextlib.suppress(Malformed):
+        assert b"\n" not in read_event(kind, body).body
+    with contextlib.suppress(Malformed):
+        assert read_in_form(body, Whole(b""), asked).form in asked
+    with contextlib.suppress(Malformed):
+        assert sum(size for _, size in read_file_head(body, 7)) == 7
 
 
 @given(_bodies)

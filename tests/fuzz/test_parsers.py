@@ -118,7 +118,7 @@ def test_a_request_to_a_proxy_is_refused_or_has_one_destination(head: bytes, abs
 @given(json_bodies(b'{"version":"3.12.4","platform":"x86_64-manylinux_2_36","markers":{"os_name":"posix"}}'))
 def test_what_an_interpreter_says_of_itself_is_checked(line: bytes) -> None:
     with contextlib.suppress(Defect):
-        assert described(line, base="b", digest="d").version
+        assert described(line, base="b", base_digest="e", digest="d", runner="1").version
 
 
 # --- what clients send ---
