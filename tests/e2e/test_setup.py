@@ -143,7 +143,8 @@ def test_a_language_and_its_environments_are_told(server: Any) -> None:
     detail = client.get(f"/environment/python/{id}").json()
     assert detail["state"] == "ready"
     assert detail["size_bytes"] > 0
-    assert "lock-version" in detail["lock"]
+    assert detail["lock"]["id"] == detail["id"]
+    assert "lock-version" in detail["pylock"]
     assert re.fullmatch(r"py3\.\d+-[0-9a-f]{24}", id)
     assert client.get("/environment/python/py3.12-" + "0" * 24).status_code == 404
     assert client.get("/environment/cobol").status_code == 404
@@ -166,7 +167,7 @@ def test_numpy_is_set_up_and_its_exact_version_told(server: Any) -> None:
     assert again.setup["environment"]["reused"] is True
     assert again.setup["environment"]["id"] == session.setup["environment"]["id"]
     detail = session.client.get(f"/environment/python/{session.setup['environment']['id']}").json()
-    assert "sha256" in detail["lock"]
+    assert {package["name"]: len(package["sha256"]) for package in detail["lock"]["packages"]} == {"numpy": 64}
     assert detail["packages"]["numpy"] == version
     session.close()
     again.close()
