@@ -9,11 +9,9 @@ The types of replies live in `replies.py` and are offered here too, so that the 
 """
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from enum import Enum, auto
 from time import perf_counter
 from typing import Protocol
 
@@ -26,6 +24,7 @@ from orchestrator.sandboxes.content import Whole
 from orchestrator.sandboxes.events import Event, Events
 from orchestrator.sandboxes.incoming import Incoming
 from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.pending import Call, Phase, Unread
 from orchestrator.sandboxes.replies import (
     Exited,
     InForm,
@@ -160,81 +159,6 @@ async def greet(
     return channel
 
 
-class _Phase(Enum):
-    """Where the running call is."""
-
-    UNSENT = auto()  # waiting for a fresh worker
-    SENT = auto()
-    BEREFT = auto()  # its worker's connection ended; the report of the worker's end is awaited
-    OVERDUE = auto()  # the deadline came; a fresh worker is awaited
-    REPLIED = auto()  # the content of its reply still comes
-
-
-class _Call:
-    """One call, from its arrival to its reply. Outlives a caller that was cancelled."""
-
-    __slots__ = (
-        "arrived",
-        "began",
-        "content",
-        "deadline",
-        "due",
-        "ended",
-        "events",
-        "exited",
-        "id",
-        "missing",
-        "phase",
-        "reply",
-        "sending",
-        "step",
-        "timeout_s",
-        "until",
-        "work",
-    )
-
-    def __init__(
-        self,
-        work: Work,
-        timeout_s: float,
-        until: float | None,
-        events: Events | None,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.work = work
-        self.timeout_s = timeout_s
-        self.until = until
-        self.events = events
-        self.reply: asyncio.Future[Reply | _Unread] = loop.create_future()
-        self.id = secrets.randbits(64)
-        self.phase = _Phase.UNSENT
-        # Its arrival, when it was sent, when its reply was there; 0 for what has not been. By a finer clock than the
-        # loop's, which under uvloop goes by milliseconds.
-        self.arrived = perf_counter()
-        self.began = 0.0
-        self.ended = 0.0
-        self.deadline = 0.0  # in the loop's time, as what follows
-        # The one thing that is timed in this phase, and when it is due.
-        self.step: Callable[[_Call], None] | None = None
-        self.due = 0.0
-        self.sending: asyncio.Task[None] | None = None  # of its files
-        self.content: Incoming | None = None  # of its reply
-        self.missing = 0  # of that, when it was last looked at
-        self.exited: Exited | None = None
-
-    def run(self, reply: Reply) -> Run:
-        began = self.began or self.ended or self.arrived
-        return Run(reply, began - self.arrived, max(self.ended - began, 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    """A reply in typed form, of which the head of its files has not been read."""
-
-    body: bytes
-    content: Incoming
-
-
 class SocketChannel:
     """RunnerChannel over a `Link`. Made by `greet`; belongs to the event loop it is made in."""
 
@@ -247,8 +171,8 @@ class SocketChannel:
         self._max_reply_bytes = 0
         self._max_content_bytes = 0
         self._arrival: asyncio.Future[None] | None = None  # of a worker, for `configure`
-        self._running: _Call | None = None
-        self._waiting: deque[_Call] = deque()
+        self._running: Call | None = None
+        self._waiting: deque[Call] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         self._connections = Connections(link, self)
@@ -269,7 +193,7 @@ class SocketChannel:
     async def call(
         self, work: Work, *, timeout_s: float, until: float | None = None, events: Events | None = None
     ) -> Run:
-        call = _Call(work, timeout_s, until, events, self._loop)
+        call = Call(work, timeout_s, until, events, self._loop)
         if self._ended is not None:
             return call.run(Violation(self._ended, sent=False))
         if self._running is None:
@@ -277,9 +201,9 @@ class SocketChannel:
             reply = await call.reply
         else:
             reply = await self._turn(call)
-        return call.run(await self._read(reply) if isinstance(reply, _Unread) else reply)
+        return call.run(await self._read(reply) if isinstance(reply, Unread) else reply)
 
-    async def _turn(self, call: _Call) -> Reply | _Unread:
+    async def _turn(self, call: Call) -> Reply | Unread:
         """Wait among others; its reply."""
         self._waiting.append(call)
         overdue = None if call.until is None else self._loop.call_at(call.until, self._overdue, call)
@@ -291,12 +215,12 @@ class SocketChannel:
             if call.reply.cancelled() and call in self._waiting:
                 self._waiting.remove(call)
 
-    def _overdue(self, call: _Call) -> None:
+    def _overdue(self, call: Call) -> None:
         if call in self._waiting:
             self._waiting.remove(call)
             call.reply.set_result(TimedOut(restarted=False, begun=False))
 
-    async def _read(self, reply: _Unread) -> Reply:
+    async def _read(self, reply: Unread) -> Reply:
         try:
             return await read_typed(reply.body, reply.content)
         except Malformed as exc:
@@ -329,14 +253,14 @@ class SocketChannel:
 
     # --- one call at a time: each of these is a step of the running call ---
 
-    def _begin(self, call: _Call) -> None:
+    def _begin(self, call: Call) -> None:
         self._running = call
         if self._connections.worker is not None:
             self._send(call)
         else:
             self._time(call, self._loop.time() + call.timeout_s + _WORKER_S, self._no_worker)
 
-    def _send(self, call: _Call) -> None:
+    def _send(self, call: Call) -> None:
         worker = self._connections.worker
         if worker is None:
             return
@@ -346,7 +270,7 @@ class SocketChannel:
                 self._finish(call, TimedOut(restarted=False, begun=False))
                 return
             call.timeout_s = min(call.timeout_s, call.until - now)
-        call.phase = _Phase.SENT
+        call.phase = Phase.SENT
         call.began = perf_counter()
         call.deadline = now + call.timeout_s
         self._time(call, call.deadline, self._deadline)
@@ -360,14 +284,14 @@ class SocketChannel:
         if work.files:
             call.sending = self._loop.create_task(self._send_files(call, worker))
 
-    async def _send_files(self, call: _Call, worker: Peer) -> None:
+    async def _send_files(self, call: Call, worker: Peer) -> None:
         try:
             for file in call.work.files:
                 await file.send(worker.send_piece)
         except (OSError, EOFError):
             self.end("a file of a request could not be read")
 
-    def _finish(self, call: _Call, reply: Reply | _Unread) -> None:
+    def _finish(self, call: Call, reply: Reply | Unread) -> None:
         call.ended = perf_counter()
         if not call.reply.done():  # else its caller was cancelled
             call.reply.set_result(reply)
@@ -375,7 +299,7 @@ class SocketChannel:
         self._leave(call)
         self._next()
 
-    def _leave(self, call: _Call) -> None:
+    def _leave(self, call: Call) -> None:
         """It needs the connection no more."""
         if call.sending is not None:
             call.sending.cancel()
@@ -389,7 +313,7 @@ class SocketChannel:
             if not following.reply.done():
                 self._begin(following)
 
-    def _time(self, call: _Call, when: float, step: Callable[[_Call], None]) -> None:
+    def _time(self, call: Call, when: float, step: Callable[[Call], None]) -> None:
         """Take `step` at `when`, unless the call ends or another step is timed before."""
         call.step, call.due = step, when
         # One timer serves all calls and is set anew only when it would ring too late: a timer of its own for each
@@ -410,29 +334,29 @@ class SocketChannel:
         else:
             call.step(call)
 
-    def _no_worker(self, call: _Call) -> None:
+    def _no_worker(self, call: Call) -> None:
         self.end("no fresh worker greeted in time")
 
-    def _deadline(self, call: _Call) -> None:
-        call.phase = _Phase.OVERDUE
+    def _deadline(self, call: Call) -> None:
+        call.phase = Phase.OVERDUE
         self._connections.restart()
         self._time(call, self._loop.time() + _RESTART_S, self._late)
 
-    def _late(self, call: _Call) -> None:
+    def _late(self, call: Call) -> None:
         # The client hears in time; the worker, on a busy machine, may take longer. The next call waits for it.
         call.ended = perf_counter()
         if not call.reply.done():
             call.reply.set_result(TimedOut())
         self._time(call, self._loop.time() + _LATE_S, self._not_restarted)
 
-    def _not_restarted(self, call: _Call) -> None:
+    def _not_restarted(self, call: Call) -> None:
         self.end("no fresh worker greeted in time after a deadline")
 
-    def _unexplained(self, call: _Call) -> None:
+    def _unexplained(self, call: Call) -> None:
         self._connections.restart()
         self._finish(call, WorkerDied(None, None))
 
-    def _explained(self, call: _Call) -> None:
+    def _explained(self, call: Call) -> None:
         self._connections.drop_worker()
         exited = call.exited or Exited()
         self._finish(call, WorkerDied(exited.code, exited.signal))
@@ -441,7 +365,7 @@ class SocketChannel:
 
     def refuses(self, kind: int, length: int, extra: int, call_id: int) -> str | None:
         call = self._running
-        if call is None or call.phase is not _Phase.SENT:
+        if call is None or call.phase is not Phase.SENT:
             return "a frame that no call waits for"
         if call_id != call.id or not (kind in frames.REPLIES or (kind in frames.EVENTS and call.events is not None)):
             return "a frame that is no reply to the running call"
@@ -464,14 +388,14 @@ class SocketChannel:
         else:
             self._finish(call, read_reply(kind, body))
 
-    def _tell(self, call: _Call, event: Event) -> None:
+    def _tell(self, call: Call, event: Event) -> None:
         worker, events = self._connections.worker, call.events
         if worker is not None and events is not None and not events.tell(event):
             worker.pause_reading()
             events.when_room(worker.resume_reading)
 
-    def _begin_content(self, call: _Call, reply: InForm | _Unread, content: Incoming) -> None:
-        call.phase = _Phase.REPLIED
+    def _begin_content(self, call: Call, reply: InForm | Unread, content: Incoming) -> None:
+        call.phase = Phase.REPLIED
         call.ended = perf_counter()
         call.content = content
         if call.reply.done():  # its caller was cancelled
@@ -482,12 +406,12 @@ class SocketChannel:
         self._leave(call)
         self._watch_content(call)
 
-    def _watch_content(self, call: _Call) -> None:
+    def _watch_content(self, call: Call) -> None:
         if call.content is not None:
             call.missing = call.content.missing
             self._time(call, self._loop.time() + _STALL_S, self._look_at_content)
 
-    def _look_at_content(self, call: _Call) -> None:
+    def _look_at_content(self, call: Call) -> None:
         content = call.content
         if content is not None and not content.waited() and call.missing - content.missing < _STALL_BYTES:
             self.end("the runner stopped sending in the middle of a value, or all but did")
@@ -496,12 +420,12 @@ class SocketChannel:
 
     def content_ended(self) -> None:
         call = self._running
-        if call is not None and call.phase is _Phase.REPLIED:
+        if call is not None and call.phase is Phase.REPLIED:
             if call.exited is not None:
                 self._connections.drop_worker()
             self._next()
 
-    def _content_cut(self, call: _Call) -> None:
+    def _content_cut(self, call: Call) -> None:
         self._connections.drop_worker()
         self._next()
 
@@ -515,9 +439,9 @@ class SocketChannel:
         call = self._running
         if call is None:
             return
-        if call.phase is _Phase.OVERDUE:
+        if call.phase is Phase.OVERDUE:
             self._finish(call, TimedOut())
-        elif call.phase is _Phase.UNSENT:
+        elif call.phase is Phase.UNSENT:
             if call.reply.done():  # its caller was cancelled meanwhile
                 self._next()
             else:
@@ -525,27 +449,27 @@ class SocketChannel:
 
     def worker_left(self) -> None:
         call = self._running
-        if call is not None and call.phase is _Phase.REPLIED:
+        if call is not None and call.phase is Phase.REPLIED:
             self._next()
-        if call is None or call.phase is not _Phase.SENT:
+        if call is None or call.phase is not Phase.SENT:
             return
         if call.exited is not None:
             self._explained(call)
             return
-        call.phase = _Phase.BEREFT
+        call.phase = Phase.BEREFT
         self._connections.drop_worker()
         self._time(call, min(self._loop.time() + _EXITED_S, call.deadline), self._unexplained)
 
     def worker_exited(self, exited: Exited) -> None:
         call = self._running
-        if call is None or call.phase is _Phase.UNSENT:
+        if call is None or call.phase is Phase.UNSENT:
             self._connections.drop_worker()
-        elif call.phase is _Phase.BEREFT:
+        elif call.phase is Phase.BEREFT:
             self._finish(call, WorkerDied(exited.code, exited.signal))
-        elif call.phase is _Phase.SENT:
+        elif call.phase is Phase.SENT:
             call.exited = exited
             self._time(call, min(self._loop.time() + _LAST_WORDS_S, call.deadline), self._explained)
-        elif call.phase is _Phase.REPLIED:
+        elif call.phase is Phase.REPLIED:
             call.exited = exited
             self._time(call, self._loop.time() + _LAST_WORDS_S, self._content_cut)
 
@@ -564,8 +488,8 @@ class SocketChannel:
                 waiter.set_exception(SandboxLost(reason))
         for call in (*([self._running] if self._running else ()), *self._waiting):
             if not call.reply.done():
-                call.reply.set_result(Violation(reason, sent=call.phase is not _Phase.UNSENT))
-            if call.phase is not _Phase.UNSENT:  # else it may be made anew, and tell its events then
+                call.reply.set_result(Violation(reason, sent=call.phase is not Phase.UNSENT))
+            if call.phase is not Phase.UNSENT:  # else it may be made anew, and tell its events then
                 self._leave(call)
         self._running = None
         self._waiting.clear()
@@ -577,9 +501,9 @@ def _may_have_content(kind: int, forms: tuple[str, ...]) -> bool:
     return bool(forms) if kind == frames.CONTENT else kind == frames.VALUE and frames.TYPED in forms
 
 
-def _with_content(kind: int, body: bytes, content: Incoming, forms: tuple[str, ...]) -> InForm | _Unread:
+def _with_content(kind: int, body: bytes, content: Incoming, forms: tuple[str, ...]) -> InForm | Unread:
     """Raises `Malformed`."""
     if kind == frames.CONTENT:
         return read_in_form(body, content, forms)
     read_reply(kind, body)
-    return _Unread(body, content)
+    return Unread(body, content)
