@@ -236,7 +236,7 @@ async def test_events_of_a_call_that_was_not_sent_are_told_by_the_sandbox_it_is_
 async def test_content_that_its_reader_is_slow_with_is_no_fault_of_the_runner(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_STALL_S", 0.05)
+    monkeypatch.setattr(channel_module, "_STALL_S", 0.5)
     async with session(open_tmp_path) as (channel, _, _, worker):
         calling = start(channel, asking("png"))
         call = await worker.receive()
@@ -245,7 +245,7 @@ async def test_content_that_its_reader_is_slow_with_is_no_fault_of_the_runner(
         )
         reply = (await calling).reply
         assert isinstance(reply, InForm)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.2)
         assert len(await whole(reply.content)) == 2_000_000
         await sending
         assert channel.alive()
