@@ -7,8 +7,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.bubblewrap_fixtures", "tests.docker_fixtures", "tests.driver_fixtures"]
+
+# How long an example takes tells of the machine only, and so does how long it takes to make one. CI, whose profile is the
+# default there, runs the same examples each time; it needs fewer of them.
+_HURRIED = bool(os.environ.get("CI"))
+settings.register_profile(
+    "kodou",
+    deadline=None,
+    max_examples=50 if _HURRIED else 100,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("kodou")
+
+# As the server writes them: the default, with the locals of each frame, takes seconds for one traceback.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ CONFIG = RunnerConfig(
     max_reference_bytes=4_000_000,
 )
 VALUE = b'{"error":false,"value":12}'
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0  # of who waits for what must come: no test takes that long, however busy the machine
 
 
 async def reply_of(channel: RunnerChannel, body: bytes, *, flags: int = 0, timeout_s: float = PATIENCE_S) -> Reply:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.api import accepting, call_content
@@ -105,7 +105,6 @@ async def _sent(reply: Typed | InForm) -> tuple[dict[bytes, bytes], bytes]:
     return dict(messages[0]["headers"]), b"".join(message["body"] for message in messages[1:])
 
 
-@settings(suppress_health_check=list(HealthCheck))
 @given(files=st.lists(st.binary(max_size=40), max_size=6), cuts=st.lists(st.integers(0, 240), max_size=8))
 async def test_a_typed_reply_is_a_form_however_its_content_is_cut(files: list[bytes], cuts: list[int]) -> None:
     whole = b"".join(files)

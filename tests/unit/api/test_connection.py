@@ -1,32 +1,48 @@
-"""Clients that dawdle, on a real server and real sockets."""
+"""Clients that dawdle, on a real server and real sockets.
+
+What must not be cut off has a server with the usual limits, whose clock a test turns on by hand: a busy machine is no client.
+"""
 
 import asyncio
 import json
+import math
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 
 from orchestrator.api import connection
+from orchestrator.sandboxes.channel import Value
 
 pytestmark = pytest.mark.anyio
 
+PATIENCE_S = 60
+
 
 class Served:
-    def __init__(self, api: Any, port: int) -> None:
+    def __init__(self, api: Any, server: uvicorn.Server, port: int) -> None:
         self.api = api
+        self.server = server
         self.port = port
 
-    async def exchange(self, *pieces: bytes, until_closed: bool = True) -> bytes:
+    def connections(self) -> list[connection.Connection]:
+        return [each for each in self.server.server_state.connections if isinstance(each, connection.Connection)]
+
+    async def until(self, holds: Callable[[list[connection.Connection]], bool]) -> None:
+        """Wait until something holds of the server's connections."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds(self.connections()):  # noqa: ASYNC110 (the server tells nobody)
+                await asyncio.sleep(0.005)
+
+    async def exchange(self, sent: bytes = b"") -> bytes:
         """Send, and read until the server closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            for piece in pieces:
-                writer.write(piece)
-                await writer.drain()
-            async with asyncio.timeout(10):
+            writer.write(sent)
+            async with asyncio.timeout(PATIENCE_S):
                 return await reader.read()
         except ConnectionResetError:
             return b""
@@ -35,25 +51,33 @@ class Served:
 
 
 @pytest.fixture
-async def served(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+async def served(make_api: Any) -> AsyncIterator[Served]:
+    async with serving(await make_api(default_version="3.12", max_connections=5)) as served:
+        yield served
+
+
+@pytest.fixture
+async def hasty(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    """One that cuts off whom it waits for a fifth of a second."""
     monkeypatch.setattr(connection, "SWEEP_S", 0.02)
-    api = await make_api(
-        default_version="3.12", header_timeout_s=0.2, body_timeout_s=0.2, reply_timeout_s=0.2, max_connections=5
-    )
+    api = await make_api(default_version="3.12", header_timeout_s=0.2, body_timeout_s=0.2, reply_timeout_s=0.2)
+    async with serving(api) as served:
+        yield served
+
+
+@asynccontextmanager
+async def serving(api: Any) -> AsyncIterator[Served]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(api.app, http=connection.connections(api.settings), log_config=None, lifespan="on", ws="none")
     )
-    serving = asyncio.create_task(server._serve([listener]))
+    running = asyncio.create_task(server._serve([listener]))
     sweeping = asyncio.create_task(connection.sweep(server, api.settings.max_unread_bytes))
-    async with asyncio.timeout(10):
-        while True:
-            await asyncio.sleep(0.01)
-            if server.started:
-                break
-    yield Served(api, listener.getsockname()[1])
+    served = Served(api, server, listener.getsockname()[1])
+    await served.until(lambda _: server.started)
+    yield served
     server.should_exit = True
-    await serving
+    await running
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)
     listener.close()
@@ -65,22 +89,22 @@ def problem(reply: bytes) -> tuple[int, dict[str, Any]]:
     return int(head.split()[1]), json.loads(body)
 
 
-async def test_a_head_that_does_not_end_is_cut_off(served: Served) -> None:
-    status, told = problem(await served.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: "))
+async def test_a_head_that_does_not_end_is_cut_off(hasty: Served) -> None:
+    status, told = problem(await hasty.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: "))
     assert (status, told["code"]) == (408, "request_timeout")
 
 
-async def test_so_is_who_never_says_a_word(served: Served) -> None:
-    assert problem(await served.exchange())[0] == 408
+async def test_so_is_who_never_says_a_word(hasty: Served) -> None:
+    assert problem(await hasty.exchange())[0] == 408
 
 
 @pytest.mark.parametrize("path", ["setup", "call", "describe"])
-async def test_a_body_that_does_not_end_is_cut_off(served: Served, path: str) -> None:
-    token = await served.api.token()
+async def test_a_body_that_does_not_end_is_cut_off(hasty: Served, path: str) -> None:
+    token = await hasty.api.token()
     head = f"POST /environment/python/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\r\n"
-    status, told = problem(await served.exchange(head.encode(), b"{"))
+    status, told = problem(await hasty.exchange(head.encode() + b"{"))
     assert (status, told["code"]) == (408, "request_timeout")
-    assert not served.api.sessions.calls
+    assert not hasty.api.sessions.calls
 
 
 async def test_an_upload_is_cut_off_only_when_it_stalls(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,19 +123,26 @@ async def test_an_upload_is_cut_off_only_when_it_stalls(served: Served, monkeypa
 
     async def sent(pieces: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        now, unseen = asyncio.get_running_loop().time(), len(call + file)
         try:
             writer.write(head)
             for _ in range(pieces):
                 writer.write(b"x" * 2000)
-                await asyncio.sleep(0.1)  # two of them in the time that a body has
+                unseen += 2000
+                await served.until(lambda found: [each.body_bytes for each in found] == [unseen])  # noqa: B023
+                now, unseen = now + 1.5 * served.api.settings.body_timeout_s, 0
+                served.connections()[0].check(now)
             if pieces == 10:
                 writer.write(b"\r\n--x--")
-            async with asyncio.timeout(10):
+            else:
+                served.connections()[0].check(now + 1.5 * served.api.settings.body_timeout_s)
+            async with asyncio.timeout(PATIENCE_S):
                 return await reader.read()
         finally:
             writer.close()
+            await served.until(lambda found: not found)
 
-    whole, stalled = await asyncio.gather(sent(10), sent(5))
+    whole, stalled = await sent(10), await sent(5)
     assert whole.startswith(b"HTTP/1.1 200")
     assert problem(stalled)[0] == 408
     (work,) = served.api.sessions.work
@@ -132,8 +163,12 @@ async def test_an_upload_that_was_refused_has_no_longer_than_any_body(served: Se
             writer.write(piece)
             await writer.drain()
 
+    pouring = asyncio.create_task(pour())
+    (refused,) = served.connections()
+    await served.until(lambda _: refused.body_bytes >= connection.LEAST_SENT_BYTES)
+    refused.check(asyncio.get_running_loop().time() + 1.5 * served.api.settings.body_timeout_s)
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(pour(), 10)
+        await asyncio.wait_for(pouring, PATIENCE_S)
     writer.close()
 
 
@@ -156,7 +191,7 @@ async def test_length_and_chunks_together_are_refused_and_nothing_behind_them_is
 async def test_past_the_bound_who_says_nothing_makes_room_for_who_does(served: Served) -> None:
     held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(5)]
     try:
-        await asyncio.sleep(0.05)
+        await served.until(lambda found: len(found) == 5)
         for _ in range(3):
             reply = await served.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert reply.startswith(b"HTTP/1.1 200")
@@ -174,7 +209,7 @@ async def test_while_all_are_being_served_newcomers_are_told_to_come_again(serve
     try:
         for _, writer in held:
             writer.write(f"{head}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode())
-        await asyncio.sleep(0.1)
+        await served.until(lambda found: [each.waits_since() for each in found] == [math.inf] * 5)
         status, told = problem(await served.exchange())
         assert (status, told["code"]) == (503, "too_many_connections")
         served.api.sessions.opening.set()
@@ -185,27 +220,27 @@ async def test_while_all_are_being_served_newcomers_are_told_to_come_again(serve
             writer.close()
 
 
-async def test_a_reply_that_nobody_reads_does_not_stay(served: Served) -> None:
-    from orchestrator.sandboxes.channel import Value
-
-    served.api.sessions.reply = Value(b"[" + b"0," * 20_000_000 + b"0]")
-    token = await served.api.token()
+async def test_a_reply_that_nobody_reads_does_not_stay(hasty: Served) -> None:
+    hasty.api.sessions.reply = Value(b"[" + b"0," * 20_000_000 + b"0]")
+    token = await hasty.api.token()
     body = b'{"sessionid": "s", "namepath": "a"}'
-    sock = socket.create_connection(("127.0.0.1", served.port))
+    sock = socket.create_connection(("127.0.0.1", hasty.port))
     head = f"POST /environment/python/call HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
     sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    await asyncio.sleep(1)
-    received = 0
+    await hasty.until(lambda _: bool(hasty.api.sessions.calls))
+    await hasty.until(lambda found: not found)
+    received = bytearray()
     with sock:
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while chunk := await loop.sock_recv(sock, 1 << 20):
-                    received += len(chunk)
+                    received += chunk
         except ConnectionResetError:
             pass
-    assert received < len(served.api.sessions.reply.body)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert len(received) < len(hasty.api.sessions.reply.body)
 
 
 async def test_others_are_served_meanwhile_and_idle_connections_stay(served: Served) -> None:
@@ -215,5 +250,6 @@ async def test_others_are_served_meanwhile_and_idle_connections_stay(served: Ser
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         assert json.loads(await reader.readexactly(length))["status"] == "ok"
-        await asyncio.sleep(0.3)  # longer than a head may take: between requests nothing is due
+        (idle,) = served.connections()
+        idle.check(asyncio.get_running_loop().time() + 1000)  # between requests nothing is due
     writer.close()

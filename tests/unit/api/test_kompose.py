@@ -124,12 +124,12 @@ async def test_who_shows_nothing_good_is_refused_and_the_body_not_read(api: Any,
 
 
 async def test_wrong_credentials_count_as_failures(make_api: Any) -> None:
-    api = await make_api(failures_per_s=0.1, burst_failures=3)
+    api = await make_api(failures_per_s=0.001, burst_failures=3)
     assert [(await post(api, jwt="garbage")).status_code for _ in range(4)] == [401, 401, 401, 429]
 
 
 async def test_the_limits_of_the_key_hold_for_its_sessions(make_api: Any) -> None:
-    api = await make_api(requests_per_s=0.1, burst_requests=2)
+    api = await make_api(requests_per_s=0.001, burst_requests=2)
     ada = await held(api)
     assert [(await post(api, jwt=ada.session)).status_code for _ in range(3)] == [200, 200, 429]
     assert (await post(api, {**BODY, "session": ada.session}, ada.api_id)).status_code == 429

@@ -23,8 +23,8 @@ def refused(reply: Any, status: int = 429, code: str = "rate_limited") -> bool:
 
 
 async def at_rest(api: Any) -> bool:
-    """Whether all places have been given back, within a second or so."""
-    for _ in range(100):
+    """Whether all places have been given back, within a minute or so."""
+    for _ in range(6000):
         if api.limits.setups.running == api.limits.requests.running == 0:
             return True
         await asyncio.sleep(0.01)
@@ -32,7 +32,7 @@ async def at_rest(api: Any) -> bool:
 
 
 async def test_a_key_that_asks_too_often_is_told_when_to_come_again_and_others_are_served(make_api: Any) -> None:
-    api = await make_api(default_version="3.12", requests_per_s=0.1, burst_requests=3)
+    api = await make_api(default_version="3.12", requests_per_s=0.001, burst_requests=3)
     ada, bob = await api.bearer(), await api.bearer("bob")
     replies = [await api.client.post(CALL, json=BODY, headers=ada) for _ in range(5)]
     assert [reply.status_code for reply in replies] == [200, 200, 200, 429, 429]
@@ -44,7 +44,7 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_again_and_others_a
 
 
 async def test_setups_have_a_tighter_rate_of_their_own(make_api: Any) -> None:
-    api = await make_api(default_version="3.12", setups_per_s=0.1, burst_setups=2)
+    api = await make_api(default_version="3.12", setups_per_s=0.001, burst_setups=2)
     ada = await api.bearer()
     assert [(await api.client.post(SETUP, json={}, headers=ada)).status_code for _ in range(3)] == [200, 200, 429]
     assert (await api.client.post(CALL, json=BODY, headers=ada)).status_code == 200
@@ -131,7 +131,7 @@ async def test_bodies_in_hand_are_bounded_for_all_together(make_api: Any) -> Non
 
 
 async def test_an_address_that_fails_too_often_is_told_so_and_a_good_token_is_still_good(make_api: Any) -> None:
-    api = await make_api(failures_per_s=0.1, burst_failures=3)
+    api = await make_api(failures_per_s=0.001, burst_failures=3)
     wrong = {"Authorization": "Bearer nonsense"}
     replies = [await api.client.get("/session", headers=wrong) for _ in range(5)]
     assert [reply.status_code for reply in replies] == [401, 401, 401, 429, 429]
@@ -140,7 +140,7 @@ async def test_an_address_that_fails_too_often_is_told_so_and_a_good_token_is_st
 
 
 async def test_past_that_no_secret_is_looked_up_for_the_address(make_api: Any) -> None:
-    api = await make_api(failures_per_s=0.1, burst_failures=2)
+    api = await make_api(failures_per_s=0.001, burst_failures=2)
     key = await api.keys.create("ada")
     asked = 0
     get = api.store.get

@@ -237,7 +237,7 @@ async def test_no_more_sandboxes_than_settings_allow() -> None:
     async with served(max_sessions=1, max_starts=1) as driver:
         driver.backend.let = asyncio.Event()
         waiting = asyncio.create_task(driver.ask(**START))  # one runs, one starts
-        await asyncio.wait_for(driver.backend.begun.wait(), 5)
+        await asyncio.wait_for(driver.backend.begun.wait(), 60)
         await driver.ask(verb="inspect", sandbox_id=ID)
         refused = await driver.ask(**START)
         assert isinstance(refused, messages.Failed)
@@ -296,7 +296,7 @@ def _encoded(value: object) -> bytes:
 
 
 def _within(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(work(), 120))  # type: ignore[arg-type]
 
 
 @settings(max_examples=100, deadline=None)
@@ -334,7 +334,7 @@ async def test_half_messages_huge_ones_and_silence_end_nothing_but_their_connect
     connections.append(huge)
     await asyncio.get_running_loop().sock_sendall(huge, (messages.MAX_VERB_BYTES + 1).to_bytes(4, "big"))
     with pytest.raises((EOFError, ConnectionResetError)):  # at once, whatever it would go on to say
-        await asyncio.wait_for(wire.receive(huge, 100), 5)
+        await asyncio.wait_for(wire.receive(huge, 100), 60)
     assert await driver.say(messages.encode(messages.Hello())) == messages.Welcome("recording")
     for connection in connections:
         connection.close()
@@ -346,7 +346,7 @@ async def test_a_descriptor_that_comes_with_a_verb_is_not_taken(driver: Served) 
         wire.send_with_descriptor(connection, messages.encode(messages.Hello()), theirs.fileno())
         assert messages.read_reply(await wire.receive(connection, 1000)) == messages.Welcome("recording")
         theirs.close()
-        ours.settimeout(5)
+        ours.settimeout(60)
         assert ours.recv(1) == b""  # nobody else holds the other end
 
 
@@ -354,8 +354,8 @@ async def test_who_goes_away_ends_what_it_asked_for(driver: Served) -> None:
     driver.backend.let = asyncio.Event()
     with await wire.connected(driver.path) as connection:
         await wire.send(connection, msgspec.msgpack.encode(START))
-        await asyncio.wait_for(driver.backend.begun.wait(), 5)
-    await asyncio.wait_for(driver.backend.ended.wait(), 5)
+        await asyncio.wait_for(driver.backend.begun.wait(), 60)
+    await asyncio.wait_for(driver.backend.ended.wait(), 60)
 
 
 # --- errors ---

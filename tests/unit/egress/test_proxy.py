@@ -34,7 +34,7 @@ async def proxying(directory: Path, port: int, limits: Limits | None = None, **o
     async def dial(request: Request) -> tuple[Streams, bytes]:
         if request.host == "refused.example":
             raise Rejected(403, "not there")
-        return await connected("127.0.0.1", port, timeout_s=5), b"" if request.is_tunnel else request.head()
+        return await connected("127.0.0.1", port, timeout_s=60), b"" if request.is_tunnel else request.head()
 
     path = directory / "s"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -46,7 +46,7 @@ async def proxying(directory: Path, port: int, limits: Limits | None = None, **o
 async def said(path: Path, request: bytes) -> bytes:
     reader, writer = await asyncio.open_unix_connection(path)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             writer.write(request)
             return await reader.read()
     finally:

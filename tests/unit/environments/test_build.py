@@ -21,7 +21,7 @@ BUILT = Built(
 
 
 async def events_of(build: Build) -> list[BuildEvent]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return [event async for event in build.events()]
 
 

@@ -61,7 +61,7 @@ class World:
 
     async def built(self, *dependencies: str, version: str | None = None, refresh: bool = False) -> Environment:
         build = await self.setup(*dependencies, version=version, refresh=refresh)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return (await build.result()).environment
 
     async def record(self) -> Environment:
@@ -96,7 +96,7 @@ def world(make: Make) -> World:
 
 
 async def phases(build: Build) -> list[str]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return [event.phase async for event in build.events()]
 
 
@@ -294,9 +294,9 @@ async def test_an_index_that_is_down_is_no_reason_to_refuse_what_is_there(world:
 
 
 async def test_a_build_that_takes_too_long_ends(make: Make) -> None:
-    world = make(build_timeout_s=0.2)
+    world = make(build_timeout_s=1.5)
     world.images.gate.clear()
-    with pytest.raises(BuildFailed, match=r"longer than 0\.2 s"):
+    with pytest.raises(BuildFailed, match=r"longer than 1\.5 s"):
         await world.built("numpy")
     record = await world.record()
     assert (record.state, record.reason) == (EnvironmentState.FAILED, "timed out")
@@ -499,7 +499,7 @@ def lock_of(environment: Environment) -> LockDocument:
 
 async def remade(world: World, document: LockDocument) -> Built:
     build = await world.environments.remake("python", document)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return await build.result()
 
 

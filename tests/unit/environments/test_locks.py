@@ -68,5 +68,5 @@ async def test_another_process_is_waited_for_and_the_wait_can_be_given_up(tmp_pa
             pass
     other.kill()  # a crash lets go of it
     await other.wait()
-    async with asyncio.timeout(5), locks.held("a"):
+    async with asyncio.timeout(60), locks.held("a"):
         pass

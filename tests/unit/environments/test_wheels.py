@@ -117,7 +117,7 @@ async def test_files_of_a_set_are_fetched_at_the_same_time(store: WheelStore, up
     async def answered() -> None:
         await fetched(store, locked(upstream, b"a", name="a"), locked(upstream, b"b", name="b"))
 
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     def together(body: bytes) -> Answer:
         def answer(handler: BaseHTTPRequestHandler) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runner import frames
 
@@ -394,13 +394,11 @@ def run(stages: list[Stage], value: Any) -> Any:
     return value
 
 
-@settings(deadline=None)
 @given(stages=st.lists(plain, min_size=1, max_size=6), start=numbers)
 def test_a_pipeline_is_what_python_makes_of_it(stages: list[Stage], start: int) -> None:
     assert answer(args=[start], pipeline=[stage for stage, _ in stages]) == outcome(lambda: run(stages, start))
 
 
-@settings(deadline=None)
 @given(stages=st.lists(operations(), max_size=4), end=ends, start=st.lists(numbers, max_size=8))
 def test_a_pipeline_of_list_operations_is_what_python_makes_of_it(
     stages: list[Stage], end: Stage, start: list[int]
@@ -413,7 +411,6 @@ def test_a_pipeline_of_list_operations_is_what_python_makes_of_it(
     assert answer(**members) == (kind, value)
 
 
-@settings(deadline=None)
 @given(stage=operations(), start=st.lists(numbers, max_size=8), constructed=st.booleans())
 def test_a_lone_list_operation_is_what_python_makes_of_it(stage: Stage, start: list[int], constructed: bool) -> None:
     operation, python = stage[0].get("listop", stage[0]), stage[1]
@@ -422,7 +419,6 @@ def test_a_lone_list_operation_is_what_python_makes_of_it(stage: Stage, start: l
     assert answer(listop={**operation, "list": items}) == (kind, value)
 
 
-@settings(deadline=None)
 @given(items=st.lists(st.tuples(numbers, numbers), max_size=6))
 def test_a_starmap_is_what_python_makes_of_it(items: list[tuple[int, int]]) -> None:
     members = {"listop": {"op": "starmap", "function": "operator.mul", "list": [*items, ["tuple"]]}}

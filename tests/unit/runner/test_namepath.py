@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runner.evaluation import namepath
 from runner.evaluation.arguments import Reader, parse
@@ -320,7 +320,6 @@ array_steps = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(data=st.lists(small, min_size=1, max_size=6), chain=st.lists(array_steps, max_size=5))
 def test_a_chain_on_an_array_is_what_numpy_makes_of_it(
     data: list[int], chain: list[tuple[str, tuple[Any, ...]]]

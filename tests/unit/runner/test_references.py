@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runner import frames
 from runner.evaluation import sizes
@@ -213,7 +213,6 @@ def test_methods_of_the_users_cannot_break_the_estimate() -> None:
 operations = st.lists(st.tuples(st.sampled_from(["keep", "drop", "use"]), st.integers(0, 5)), max_size=20)
 
 
-@settings(deadline=None)
 @given(operations=operations)
 def test_references_behave_like_a_dictionary(operations: list[tuple[str, int]]) -> None:
     session = Session()

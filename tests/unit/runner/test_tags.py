@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runner import frames
 from runner.evaluation.strict import MAX_DEPTH
@@ -160,13 +160,11 @@ def escaped(value: Any) -> Any:
 SESSION = Session()
 
 
-@settings(deadline=None)
 @given(value=json_values)
 def test_whatever_looks_like_a_tag_can_be_sent_as_data(value: Any) -> None:
     assert SESSION.call("copy.copy", escaped(value)).value == value
 
 
-@settings(deadline=None)
 @given(value=json_values)
 def test_any_arguments_are_resolved_or_refused(value: Any) -> None:
     reply = SESSION.ask(frames.CALL, json.dumps({"namepath": "copy.copy", "args": [value]}).encode())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runner import frames
 
@@ -136,7 +136,6 @@ TYPES: list[tuple[Any, Any, st.SearchStrategy[Any]]] = [
 SESSION = Session()
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_typed_arguments_are_what_python_makes_of_them(data: st.DataObject) -> None:
     entries: list[dict[str, Any]] = []

@@ -13,6 +13,7 @@ from orchestrator.sandboxes import channel as channel_module
 from orchestrator.sandboxes import content
 from orchestrator.sandboxes.channel import Events, File, InForm, Run, SocketChannel, Typed, Value, Violation, Work
 from orchestrator.sandboxes.events import Event
+from orchestrator.sandboxes.incoming import Incoming
 from orchestrator.sandboxes.replies import NotSerializable
 from tests.security.fake_runner import PATIENCE_S, VALUE, reply_of, session
 
@@ -236,7 +237,7 @@ async def test_events_of_a_call_that_was_not_sent_are_told_by_the_sandbox_it_is_
 async def test_content_that_its_reader_is_slow_with_is_no_fault_of_the_runner(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_STALL_S", 0.5)
+    monkeypatch.setattr(channel_module, "_STALL_S", PATIENCE_S)
     async with session(open_tmp_path) as (channel, _, _, worker):
         calling = start(channel, asking("png"))
         call = await worker.receive()
@@ -245,7 +246,12 @@ async def test_content_that_its_reader_is_slow_with_is_no_fault_of_the_runner(
         )
         reply = (await calling).reply
         assert isinstance(reply, InForm)
-        await asyncio.sleep(1.2)
+        assert isinstance(reply.content, Incoming)
+        while not reply.content._paused:  # noqa: ASYNC110 (it tells nobody)
+            await asyncio.sleep(0)
+        assert channel._running is not None
+        for _ in range(3):  # so much time has passed: three times the runner is looked at
+            channel._look_at_content(channel._running)
         assert len(await whole(reply.content)) == 2_000_000
         await sending
         assert channel.alive()

@@ -25,7 +25,7 @@ def connect(directory: Path) -> socket.socket:
     directory_fd = os.open(directory, os.O_PATH)
     try:
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(5)
+        client.settimeout(60)
         client.connect(f"/proc/self/fd/{directory_fd}/{SOCKET_NAME}")
     finally:
         os.close(directory_fd)
@@ -143,7 +143,7 @@ async def test_connections_are_taken_only_while_one_is_expected(open_tmp_path: P
     taken: asyncio.Queue[socket.socket] = asyncio.Queue()
     early = connect(link.directory)
     link.accept(taken.put_nowait)
-    (await asyncio.wait_for(taken.get(), 5)).close()
+    (await asyncio.wait_for(taken.get(), 60)).close()
     link.pause()
     late = connect(link.directory)
     await asyncio.sleep(0)
@@ -173,7 +173,7 @@ async def test_the_expected_user_id_is_taken(open_tmp_path: Path) -> None:
     taken: asyncio.Queue[socket.socket] = asyncio.Queue()
     link.accept(taken.put_nowait)
     own = connect(link.directory)
-    accepted = await asyncio.wait_for(taken.get(), 5)
+    accepted = await asyncio.wait_for(taken.get(), 60)
     assert not accepted.getblocking()
     for each in (accepted, own):
         each.close()

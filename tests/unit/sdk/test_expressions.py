@@ -13,7 +13,7 @@ import kodou
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kodou.errors import AttributeNotFound, RemoteError, ValueNotSerializable
 from kodou.expressions import use
@@ -353,7 +353,6 @@ def remotely(env: kodou.Environment, tree: Any) -> Any:
     return getattr(env.operator, tree[0])(*(remotely(env, item) for item in tree[1:]))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=expressions())
 def test_any_expression_is_what_python_makes_of_it(env: kodou.Environment, tree: Any) -> None:
     built = remotely(env, tree)
@@ -370,7 +369,6 @@ PYTHONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     start=st.lists(st.integers(-9, 9), max_size=6),
     names=st.lists(st.sampled_from(sorted(PYTHONS)), max_size=5),

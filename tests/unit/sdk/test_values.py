@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from kodou import libraries
@@ -19,7 +19,6 @@ from kodou.values import Values
 
 from tests.unit.sdk.loopback import Loopback
 
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TAGS = st.sampled_from(
     ["$ref", "$file", "$bytes", "$array", "$object", "$image", "$frame", "dtype", "shape", "columns"]
 )
@@ -56,13 +55,11 @@ def there_and_back(env: kodou.Environment, value: Any) -> Any:
     return env.operator.getitem([value], 0).value()
 
 
-@SETTINGS
 @given(value=values)
 def test_json_and_bytes_come_back_as_they_went(env: kodou.Environment, value: Any) -> None:
     assert there_and_back(env, value) == value
 
 
-@SETTINGS
 @given(array=npst.arrays(dtypes, npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)))
 def test_arrays_come_back_as_they_went(env: kodou.Environment, array: Any) -> None:
     for given_array in (array, array.T, array[::-1]):

@@ -151,7 +151,7 @@ def test_processes_that_start_at_once_have_one_store(tmp_path: Path) -> None:
         process.stdin.write(b"\n")
         process.stdin.flush()
     for process in started:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=240)
         results.append((process.returncode, stderr))
     assert results == [(0, b"")] * 3
 
