@@ -52,6 +52,33 @@ def engine_required() -> bool:
     return bool(os.environ.get("CI") or os.environ.get("KODOU_TEST_ENGINES") == "required")
 
 
+# The files that take longest, first: else the last worker would still be at one of them when the others are done.
+_LONG = (
+    "e2e/test_cli.py",
+    "drills/test_crashes.py",
+    "contract/test_backend.py",
+    "e2e/test_demo.py",
+    "drills/test_shutdown.py",
+    "drills/test_clock.py",
+    "security/test_egress.py",
+    "fuzz/test_api.py",
+    "drills/test_restarts.py",
+    "e2e/test_restart.py",
+    "drills/test_limits.py",
+    "drills/test_churn.py",
+    "drills/test_load.py",
+    "e2e/test_sessions.py",
+    "e2e/test_setup.py",
+    "e2e/test_errors.py",
+    "e2e/test_driver.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get("/".join(item.path.parts[-2:]), len(ranks)))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Where engines are required, a skipped test is a failure: a suite must not look green for having done nothing."""
     if not engine_required() or exitstatus != pytest.ExitCode.OK:

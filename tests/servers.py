@@ -6,17 +6,20 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import docker
+import docker.errors
 import httpx
 import pytest
 
@@ -30,6 +33,9 @@ KODOU = Path(sys.executable).with_name("kodou")
 READY_S = 240.0  # docker makes its runner images the first time
 STOP_S = 40.0
 REPLY_S = 240.0  # a first build from the index
+NO_TLS = ssl.SSLContext(
+    ssl.PROTOCOL_TLS_CLIENT
+)  # of its own, httpx reads all certificates of the machine for each client
 
 # What can hold sandboxes here: images and interpreters that the machine has (see scripts/base-image).
 BASE_IMAGES = os.environ.get("KODOU_TEST_BASE_IMAGES", '["kodou-base:bookworm", "kodou-base:trixie"]')
@@ -101,7 +107,7 @@ class Server:
         headers = {"Content-Type": "application/json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=REPLY_S)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=REPLY_S, verify=NO_TLS)
         self._clients.append(client)
         return client
 
@@ -155,7 +161,7 @@ class Server:
             try:
                 told = json.loads((self.data_dir / "server.json").read_text())
                 url = str(told["url"])
-                if told["pid"] == self.process.pid and httpx.get(f"{url}/readyz").status_code == 200:
+                if told["pid"] == self.process.pid and httpx.get(f"{url}/readyz", verify=NO_TLS).status_code == 200:
                     return url
             except (OSError, ValueError, httpx.TransportError):
                 pass
@@ -189,20 +195,24 @@ def running(
         finally:
             server.stop()
             if backend == "docker":
-                remove_containers(data_dir)
-                server.kodou(
-                    "images", "prune", "--backend", "docker", "--all", "--yes"
-                )  # they outlive the data directory
+                clear_engine(data_dir)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def remove_containers(data_dir: Path) -> None:
-    """Those of a server that was ended too soon to do it itself."""
-    label = f"label=io.kodou.instance={(data_dir / 'instance').read_text().strip()}"
-    found = subprocess.run(["docker", "ps", "-aq", "--filter", label], capture_output=True, text=True, timeout=60)
-    if found.stdout.split():
-        subprocess.run(["docker", "rm", "-f", *found.stdout.split()], capture_output=True, timeout=60)
+def clear_engine(data_dir: Path) -> None:
+    """Remove a server's containers, if it was ended too soon to do it itself, and its images, which outlive the directory."""
+    ours = {"label": f"io.kodou.instance={(data_dir / 'instance').read_text().strip()}"}
+    engine = docker.APIClient(**docker.utils.kwargs_from_env(), timeout=60)
+    try:
+        for container in engine.containers(all=True, quiet=True, filters=ours):
+            with suppress(docker.errors.APIError):  # on its way out
+                engine.remove_container(container["Id"], force=True)
+        for image in engine.images(all=True, quiet=True, filters=ours):
+            with suppress(docker.errors.APIError):  # another server's container stands on it
+                engine.remove_image(image)
+    finally:
+        engine.close()
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """Drills: a fault is made on purpose, and after each one nothing may be lost, doubled or left behind."""
 
+import functools
 import json
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -29,14 +30,27 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeIndex]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def shared_servers(index: MadeIndex) -> Iterator[Callable[[str], Server]]:
+    """The server of each backend: they stay until the end, since drills of one backend and of another come by turns."""
+    unbounded = {"KODOU_REQUESTS_PER_S": "100000", "KODOU_BURST_REQUESTS": "100000", "KODOU_SETUPS_PER_S": "1000"}
+    with ExitStack() as stack:
+
+        @functools.cache
+        def started(backend: str) -> Server:
+            settings = {"KODOU_INDEX_URL": index.url, "KODOU_REAP_INTERVAL_S": "1", **unbounded}
+            server = stack.enter_context(drilled(backend, **settings))
+            server.session("warm").close()
+            return server
+
+        yield started
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
-def server(request: pytest.FixtureRequest, index: MadeIndex) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, shared_servers: Callable[[str], Server]) -> Server:
     """One server for all drills that its own end, or settings, are no part of: to start one takes seconds."""
     require(request.param)
-    unbounded = {"KODOU_REQUESTS_PER_S": "100000", "KODOU_BURST_REQUESTS": "100000", "KODOU_SETUPS_PER_S": "1000"}
-    with drilled(request.param, KODOU_INDEX_URL=index.url, KODOU_REAP_INTERVAL_S="1", **unbounded) as server:
-        server.session("warm").close()
-        yield server
+    return shared_servers(request.param)
 
 
 @pytest.fixture

@@ -1,18 +1,26 @@
 """One server for all tests of a backend, and sessions on it."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from tests.servers import BACKENDS, Server, Session, require, running
 
 
+@pytest.fixture(scope="session")
+def shared_servers() -> Iterator[Callable[[str], Server]]:
+    """The server of each backend: they stay until the end, since tests of one backend and of another come by turns."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda backend: stack.enter_context(running(backend, KODOU_BURST_FAILURES="1000")))
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, shared_servers: Callable[[str], Server]) -> Server:
     """The server that most tests share; they have owners, so sessions, of their own."""
     require(request.param)
-    with running(request.param) as found:
-        yield found
+    return shared_servers(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from orchestrator.driver.apart import apart as engine_apart
 from orchestrator.settings import Settings
 from tests.driver_fixtures import Driver, driving
 from tests.e2e.packages import PACKAGES
-from tests.servers import BACKENDS, BASE_IMAGES, KODOU, Server, remove_containers, require
+from tests.servers import BACKENDS, BASE_IMAGES, KODOU, Server, clear_engine, require
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives up rights that only root has")
 UID = 1_990_000  # nobody's
@@ -82,7 +82,7 @@ def apart(request: pytest.FixtureRequest) -> Iterator[Apart]:
             finally:
                 server.stop()
                 if request.param == "docker":
-                    remove_containers(settings.data_dir)
+                    clear_engine(settings.data_dir)
     finally:
         shutil.rmtree(root)
 
