@@ -119,7 +119,9 @@ class Server:
 
     def kodou(self, *arguments: str) -> str:
         """What the command line prints."""
-        done = subprocess.run([KODOU, *arguments], env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [KODOU, *arguments], env=self.environment, capture_output=True, text=True, timeout=REPLY_S
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

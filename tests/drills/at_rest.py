@@ -87,7 +87,7 @@ def at_rest(server: Server) -> AtRest:
     )
 
 
-def back_to(before: AtRest, server: Server, within_s: float = 30.0) -> None:
+def back_to(before: AtRest, server: Server, within_s: float = 60.0) -> None:
     """Wait until the server is at rest as it was; fail with what is different, in words."""
     until = time.monotonic() + within_s
     while words := at_rest(server).gained(before):

@@ -33,7 +33,7 @@ def at_once(count: int, work: Callable[[int], T]) -> list[T]:
         return list(threads.map(run, range(count)))
 
 
-def until(condition: Callable[[], T], what: str, *, within_s: float = 30.0) -> T:
+def until(condition: Callable[[], T], what: str, *, within_s: float = 60.0) -> T:
     """Look until the condition holds (is true), and return what it was."""
     deadline = time.monotonic() + within_s
     while not (found := condition()):

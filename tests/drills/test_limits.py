@@ -64,12 +64,12 @@ def test_a_server_without_descriptors_refuses_and_goes_on_once_there_are_some(se
             # What needs none goes on.
             assert [live.value("operator.add", number, 1) for number in range(20)] == list(range(1, 21))
         assert server.process.poll() is None
-        until(lambda: _answers(server, live.client.headers["Authorization"]), "new connections", within_s=10)
-    until(lambda: client.post(SETUP, json={}).status_code == 200, "setups", within_s=15)
+        until(lambda: _answers(server, live.client.headers["Authorization"]), "new connections")
+    until(lambda: client.post(SETUP, json={}).status_code == 200, "setups")
     live.close()
     for each in client.get("/session").json()["sessions"]:
         server.kodou("sessions", "stop", each["id"])
-    back_to(before, server, within_s=30)
+    back_to(before, server)
 
 
 def test_a_server_without_processes_refuses_and_goes_on_once_there_are_some(server: Server) -> None:
@@ -85,11 +85,11 @@ def test_a_server_without_processes_refuses_and_goes_on_once_there_are_some(serv
         assert {reply.status_code for reply in replies} == {503}
         assert "detail" in replies[0].json()
     assert server.process.poll() is None
-    until(lambda: client.post(SETUP, json={}).status_code == 200, "setups", within_s=15)
+    until(lambda: client.post(SETUP, json={}).status_code == 200, "setups")
     live.close()
     for each in client.get("/session").json()["sessions"]:
         server.kodou("sessions", "stop", each["id"])
-    back_to(before, server, within_s=30)
+    back_to(before, server)
 
 
 def test_no_path_of_the_data_directory_is_too_long(backend: str, open_tmp_path: Path) -> None:

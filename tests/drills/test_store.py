@@ -74,4 +74,4 @@ def test_a_store_that_is_held_for_longer_is_told_to_all_who_wait_and_nothing_is_
     assert live.value("math.sqrt", 16) == 4.0
     for each in (session, live):
         each.close()
-    back_to(before, server, within_s=30)  # what could not be written is tried again by the reaper
+    back_to(before, server)  # what could not be written is tried again by the reaper

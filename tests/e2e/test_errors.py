@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.drills.faults import SOON_S, calling
 from tests.e2e.proxy import SocketProxy
 from tests.servers import require, running
 
@@ -164,7 +165,7 @@ def test_an_endless_call_ends_at_its_timeout_and_the_reply_is_not_late(
 ) -> None:
     namepath, *args = endless
     late = []
-    for _ in range(3):  # the best of three: other work on this machine is not what is measured
+    for _ in range(10):  # the best of them: other work on this machine is not what is measured
         own_session.value("math.sqrt", 4)
         started = time.monotonic()
         reply = own_session.post(namepath, *args, timeout=400)
@@ -226,7 +227,7 @@ def test_a_sandbox_killed_from_outside_is_replaced(server: Any, own_session: Any
             os.kill(pid, signal.SIGKILL)
     started = time.monotonic()
     reply = own_session.post("math.sqrt", 4)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < SOON_S
     if reply.status_code == 503:
         assert (reply.json()["code"], reply.json()["restarted"]) == ("sandbox_lost", True)
     else:
@@ -236,21 +237,11 @@ def test_a_sandbox_killed_from_outside_is_replaced(server: Any, own_session: Any
 
 def test_a_sandbox_killed_under_a_call_is_told_soon(server: Any, own_session: Any) -> None:
     pids = host_pids(own_session)
-    replies: list[tuple[float, httpx.Response]] = []
-
-    def ask() -> None:
-        replies.append((time.monotonic(), own_session.post("time.sleep", 30, timeout=60_000)))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    time.sleep(0.5)  # the call is under way
-    killed = time.monotonic()
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    asking.join(20)
-    ((_, reply),) = replies
-    assert time.monotonic() - killed < 5
+    with calling(own_session) as replying:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        reply = replying.result(SOON_S)
     told = reply.json()
     assert told["restarted"] is True
     assert (reply.status_code, told["code"]) in {(503, "sandbox_lost"), (200, "worker_died")}
@@ -259,13 +250,15 @@ def test_a_sandbox_killed_under_a_call_is_told_soon(server: Any, own_session: An
 def test_calls_of_one_session_take_turns_and_too_many_are_refused(server: Any, own_session: Any) -> None:
     replies: list[httpx.Response] = []
     threads = [
-        threading.Thread(target=lambda: replies.append(own_session.post("time.sleep", 0.2, timeout=20_000)))
+        threading.Thread(target=lambda: replies.append(own_session.post("math.sqrt", 4, timeout=60_000)))
         for _ in range(40)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with calling(own_session, "time.sleep", 5) as first:  # the others come meanwhile
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert first.result(SOON_S).json()["error"] is False
     codes = [reply.json().get("code") for reply in replies]
     assert codes.count("rate_limited") >= 1
     assert codes.count(None) >= 32

@@ -1,10 +1,7 @@
 """Sessions: each its own sandbox, ended by its owner, by idleness or by an operator."""
 
 import json
-import signal
-import threading
 import time
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -16,7 +13,7 @@ def end(client: httpx.Client, sessionid: str) -> httpx.Response:
     return client.request("DELETE", "/session", json={"sessionid": sessionid})
 
 
-def until_code(session: Any, code: str, seconds: float = 15) -> httpx.Response:
+def until_code(session: Any, code: str, seconds: float = 60) -> httpx.Response:
     """Call until the reply has this code."""
     by = time.monotonic() + seconds
     while True:
@@ -75,7 +72,9 @@ def test_nobody_ends_or_calls_anothers_session(server: Any) -> None:
 def test_an_idle_session_expires_by_its_ttl_and_says_so(server: Any) -> None:
     session = server.session("idler", ttl=1)
     assert session.value("math.sqrt", 4) == 2.0
-    time.sleep(8)  # the ttl and one round of the reaper
+    until = time.monotonic() + 60
+    while session.client.get("/session").json()["sessions"] and time.monotonic() < until:
+        time.sleep(0.2)
     reply = session.post("math.sqrt", 4)
     assert (reply.status_code, reply.json()["code"]) == (410, "session_expired")
     assert "idle" in reply.json()["detail"]
@@ -112,37 +111,3 @@ def test_a_server_ends_in_order_and_takes_its_sandboxes_along(server: Any) -> No
         assert code == 0
         assert not (short.data_dir / "server.json").exists()
         assert "Traceback" not in log
-
-
-def test_a_running_call_is_answered_before_the_server_ends(server: Any) -> None:
-    with running(server.backend) as short:
-        session = short.session()
-        replies: list[httpx.Response] = []
-        asking = threading.Thread(target=lambda: replies.append(session.post("time.sleep", 1.5)))
-        asking.start()
-        time.sleep(0.5)  # the call is under way
-        short.process.send_signal(signal.SIGTERM)
-        assert short.process.wait(20) == 0
-        asking.join()
-        assert replies[0].json()["error"] is False
-
-
-def test_a_second_signal_ends_the_server_at_once(server: Any) -> None:
-    with running(server.backend, KODOU_SHUTDOWN_S="60") as short:
-        session = short.session()
-        asking = threading.Thread(target=_ignoring_errors, args=(session,))
-        asking.start()
-        time.sleep(0.5)  # the call is under way
-        short.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        assert short.process.poll() is None
-        started = time.monotonic()
-        short.process.send_signal(signal.SIGTERM)
-        assert short.process.wait(5) == 128 + signal.SIGTERM
-        assert time.monotonic() - started < 1
-        asking.join()
-
-
-def _ignoring_errors(session: Any) -> None:
-    with suppress(httpx.TransportError):
-        session.post("time.sleep", 20, timeout=60_000)

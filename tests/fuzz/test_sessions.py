@@ -282,7 +282,7 @@ class Sessions(RuleBasedStateMachine):
     def _until_noticed(self, held: Held) -> None:
         """The channel hears of its sandbox's end by itself, a moment later."""
         live = self.manager._registry.get(held.id)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while live is not None and live.channel is not None and live.channel.alive() and held.killed:
             assert time.monotonic() < until
             self._run(asyncio.sleep(0.01))

@@ -139,13 +139,13 @@ async def test_a_sandbox_killed_from_outside_ends_its_channel_and_leaves_nothing
         assert own.pids()
         calling = asyncio.create_task(running.reply("import time; time.sleep(60)"))
         await backend_case.kill(running.sandbox)
-        assert isinstance(await asyncio.wait_for(calling, 10), Violation)
+        assert isinstance(await asyncio.wait_for(calling, 60), Violation)
         assert not running.channel.alive()
         with pytest.raises(SandboxLost):
             await backend_case.backend.connect(running.sandbox, timeout_s=5)
         await backend_case.backend.stop(running.sandbox)
         assert list_run_dir(backend_case) == []
-        await until(lambda: own.pids() == [], within_s=5)
+        await until(lambda: own.pids() == [], within_s=60)
 
 
 async def test_processes_are_bounded(backend_case: BackendCase) -> None:
@@ -226,7 +226,7 @@ def test_a_call_over_its_time_is_ended_and_the_session_goes_on(shared: Server) -
     session = shared.session()
     began = time.monotonic()
     assert session.call("time.sleep", 60, timeout=500)["code"] == "timeout"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert session.value("math.sqrt", 16) == 4
     session.close()
 

@@ -288,7 +288,7 @@ async def test_a_build_that_does_not_end_is_ended(
     order = build_order(
         environment_id, docker_base.interpreter, sdist(tmp_path, at_build=daemon), from_source=True, timeout_s=4
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         with pytest.raises(BuildFailed, match="longer than 4 s"):
             await build(docker_backend, order)
 

@@ -50,14 +50,16 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 @asynccontextmanager
-async def attack(run_dir: Path, misbehaviour: Misbehaviour) -> AsyncIterator[SocketChannel]:
+async def attack(
+    run_dir: Path, misbehaviour: Misbehaviour, *, patience_s: float = PATIENCE_S
+) -> AsyncIterator[SocketChannel]:
     """A channel to a runner that behaves until `configure` at the most."""
     async with fake_runner(run_dir) as (link, runner):
         misbehaving = asyncio.create_task(_until_refused(misbehaviour, runner))
         try:
-            channel = await greet(link, 0.5)
+            channel = await greet(link, patience_s)
             try:
-                await channel.configure(CONFIG, timeout_s=0.5)
+                await channel.configure(CONFIG, timeout_s=patience_s)
                 yield channel
             finally:
                 await channel.aclose()
@@ -82,7 +84,7 @@ def sockets() -> set[str]:
 
 
 async def greeted_by(run_dir: Path, misbehaviour: Misbehaviour) -> None:
-    async with attack(run_dir, misbehaviour):
+    async with attack(run_dir, misbehaviour, patience_s=0.5):
         pass
 
 
