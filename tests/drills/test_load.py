@@ -14,7 +14,7 @@ import pytest
 from tests.drills.at_rest import at_rest, back_to
 from tests.drills.conftest import drilled
 from tests.drills.crowds import at_once, call_request, connected, request, until
-from tests.servers import Server
+from tests.servers import BACKENDS, Server, require
 
 SETUP = "/environment/python/setup"
 HALF_OPEN = 200
@@ -33,10 +33,11 @@ class Answer(NamedTuple):
     took_s: float
 
 
-@pytest.fixture
-def server(backend: str) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    require(request.param)
     with drilled(
-        backend,
+        request.param,
         KODOU_HEADER_TIMEOUT_S="3",
         KODOU_REPLY_TIMEOUT_S="3",
         KODOU_MAX_CONNECTIONS="400",

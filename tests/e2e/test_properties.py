@@ -66,7 +66,7 @@ def called(session: Session, members: dict[str, Any], path: str = CALL) -> dict[
 
 
 def test_namepaths(numeric: Session) -> None:
-    @examples(500)
+    @examples(200)
     @given(chains())
     def holds(expression: Expression) -> None:
         assert told(called(numeric, expression.members)) == expression.outcome
@@ -75,7 +75,7 @@ def test_namepaths(numeric: Session) -> None:
 
 
 def test_arguments_by_position_and_by_name(numeric: Session) -> None:
-    @examples(300)
+    @examples(120)
     @given(st.lists(json_values, max_size=3), st.dictionaries(st.text(max_size=4), json_values, max_size=3))
     def holds(args: list[Any], kwargs: dict[str, Any]) -> None:
         reply = called(numeric, {"namepath": "itertools.repeat", "args": [escaped(args), 2]})
@@ -91,7 +91,7 @@ def escaped_members(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_typed_arguments(numeric: Session) -> None:
-    @examples(400)
+    @examples(150)
     @given(typed_arguments(), st.booleans())
     def holds(arguments: TypedArguments, within: bool) -> None:
         """`repr` of each, so that a wrong type shows."""
@@ -191,7 +191,7 @@ def test_arrays_and_bytes_cross_as_they_are(numeric: Session) -> None:
     kinds = arrays.scalar_dtypes() | arrays.byte_string_dtypes(max_len=4) | arrays.unicode_string_dtypes(max_len=4)
     shapes = arrays.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)
 
-    @examples(150)
+    @examples(60)
     @given(arrays.arrays(kinds.map(lambda dtype: dtype.newbyteorder("<")), shapes))
     def holds(array: Any) -> None:
         tag = {"$array": "a", "dtype": array.dtype.str, "shape": array.shape}
@@ -230,7 +230,7 @@ def check(session: Session, composition: Composition) -> None:
 
 
 def test_pipelines(numeric: Session) -> None:
-    @examples(400)
+    @examples(150)
     @given(pipelines())
     def holds(composition: Composition) -> None:
         check(numeric, composition)
@@ -239,7 +239,7 @@ def test_pipelines(numeric: Session) -> None:
 
 
 def test_pipes(numeric: Session, another: Session) -> None:
-    @examples(150)
+    @examples(60)
     @given(pipelines(sessions=[numeric.id, another.id]))
     def holds(composition: Composition) -> None:
         check(numeric, composition)
@@ -248,7 +248,7 @@ def test_pipes(numeric: Session, another: Session) -> None:
 
 
 def test_list_operations(numeric: Session) -> None:
-    @examples(300)
+    @examples(120)
     @given(list_operations())
     def holds(composition: Composition) -> None:
         check(numeric, composition)

@@ -11,14 +11,14 @@ from typing import Any
 import kodou
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kodou.errors import CallTimeout, ReferenceNotFound, RemoteError
 
 from tests.servers import Server
 
 pytestmark = pytest.mark.index
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=60)
 
 
 @pytest.fixture(scope="module")
