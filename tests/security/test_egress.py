@@ -26,7 +26,7 @@ from tests.own_addresses import own_addresses
 from tests.servers import BACKENDS, Server, Session, require, running
 
 SETUP = "/environment/python/setup"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 INDEX_URL = f"{Settings().index_url.rstrip('/')}/six/"
 
 # How code in a sandbox goes out: it says what came back, whatever that is.
