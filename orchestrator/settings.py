@@ -132,6 +132,15 @@ class Settings(BaseSettings):
     session_max_age_s: int = Field(604_800, ge=1, description="How long a session id is valid at most.")
     max_sessions: int = Field(500, ge=1, description="Live sessions of the whole server; more are refused with 429.")
     max_sessions_per_owner: int = Field(50, ge=1, description="Live sessions of one owner; more are refused with 429.")
+    pool_memory_mb: int = Field(
+        512, ge=0, description="Memory for warm sandboxes, which make the next setup of an environment quick; 0: none."
+    )
+    pool_sandboxes: int = Field(
+        8, ge=1, description="Warm sandboxes at most. Each may take as much memory as its session may."
+    )
+    pool_idle_s: float = Field(
+        300, gt=0, description="How long an environment keeps a warm sandbox after its last setup."
+    )
     max_starts: int = Field(8, ge=1, description="Sandboxes that start at once; more wait.")
     reap_interval_s: float = Field(5, gt=0, description="How often idle sessions and leftovers are looked for.")
     sandbox_start_timeout_s: float = Field(

@@ -32,6 +32,13 @@ CALL_SECONDS = Histogram(
     "kodou_call_seconds", "Calls, from the request read to the reply.", buckets=_CALL_BUCKETS_S, registry=REGISTRY
 )
 SESSIONS = Gauge("kodou_sessions", "Live sessions.", registry=REGISTRY)
+POOL_SANDBOXES = Gauge("kodou_pool_sandboxes", "Warm sandboxes that wait for a session.", registry=REGISTRY)
+POOL_CLAIMS = Counter(
+    "kodou_pool_claims",
+    "Sessions opened that a warm sandbox may serve, by whether there was one: hit or miss.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 IMAGES = Gauge("kodou_images", "Images (built environments).", registry=REGISTRY)
 IMAGE_BYTES = Gauge("kodou_image_bytes", "Bytes that images take.", registry=REGISTRY)
 

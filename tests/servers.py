@@ -188,6 +188,7 @@ def running(
         "KODOU_LOG_FORMAT": "json",
         "KODOU_LOG_LEVEL": "debug",
         "KODOU_SHUTDOWN_S": "5",
+        "KODOU_POOL_MEMORY_MB": "0",  # sandboxes that nobody asked for would load the machine, and be counted
         **settings,
     }
     try:

@@ -1,6 +1,9 @@
 """What a session is opened with: a setup's wishes, the settings' defaults, and the settings' bounds. Pure."""
 
 import re
+from collections.abc import Iterable
+
+from packaging.utils import canonicalize_name
 
 from orchestrator.api.problems import InvalidMembers
 from orchestrator.api.schemas import ResourcesBody, SetupBody
@@ -11,6 +14,7 @@ from orchestrator.records import Resources
 from orchestrator.sessions.manager import SessionOptions
 from orchestrator.settings import Settings
 
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Fault = tuple[str, str]
@@ -43,6 +47,7 @@ def session_options(body: SetupBody, settings: Settings, principal: Principal) -
         network=network,
         env=env,
         ttl_s=ttl_s,
+        distributions=_distributions(body.dependencies),
     )
 
 
@@ -56,6 +61,12 @@ def lock_document(body: SetupBody) -> LockDocument | None:
     if body.version is not None or body.dependencies or body.refresh:
         raise InvalidMembers([("lock", "takes the place of version, dependencies and refresh: leave those out")])
     return LockDocument.read(body.lock.model_dump())
+
+
+def _distributions(dependencies: Iterable[str]) -> tuple[str, ...]:
+    """The names that the dependencies begin with, the same for equal sets. What else they say is looked at elsewhere."""
+    found = (_DISTRIBUTION.match(dependency.strip()) for dependency in dependencies)
+    return tuple(sorted({canonicalize_name(match[0]) for match in found if match}))
 
 
 def _over(resources: ResourcesBody, settings: Settings) -> list[Fault]:

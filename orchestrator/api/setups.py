@@ -9,7 +9,7 @@ from orchestrator.api import replies
 from orchestrator.api.options import lock_document, session_options
 from orchestrator.api.parts import Parts
 from orchestrator.api.problems import Header
-from orchestrator.api.receipts import COLD_ENVIRONMENT, COLD_SESSION, SERVER_TIMING, server_timing
+from orchestrator.api.receipts import COLD_ENVIRONMENT, COLD_NONE, COLD_SESSION, SERVER_TIMING, server_timing
 from orchestrator.api.replies import Members
 from orchestrator.api.schemas import SetupBody
 from orchestrator.auth.keys import Principal
@@ -101,12 +101,14 @@ class Setup:
         try:
             built = await self.build.result()
             self._timing.built()
+            if built.replaced is not None:
+                self._parts.sessions.replaced(built.replaced)
             if gone is not None and await gone():
                 return None
-            await self._parts.environments.touch(built.environment.id)
             self._opened = await self._parts.sessions.open(
                 self._principal, built.environment, built.image, self._options
             )
+            self._parts.environments.touch(built.environment.id)
         except KodouError as exc:
             telemetry.SETUPS.labels(exc.code).inc()
             raise
@@ -115,7 +117,7 @@ class Setup:
             return None
         telemetry.SETUPS.labels("reused" if built.reused else "built").inc()
         telemetry.SETUP_SECONDS.labels(str(built.reused).lower()).observe(self._timing.seconds())
-        cold = COLD_SESSION if built.reused else COLD_ENVIRONMENT
+        cold = COLD_ENVIRONMENT if not built.reused else COLD_NONE if self._opened.warm else COLD_SESSION
         self._receipt = (cold, (SERVER_TIMING, server_timing(self._timing.phases(self.build.turn_came))))
         return replies.setup_members(self._opened, built, cold=cold[1].decode(), lock=self._lock)
 

@@ -155,7 +155,7 @@ async def _opened_inventory(settings: "Settings") -> AsyncIterator["Inventory"]:
         if settings.backend == "auto":
             settings = settings.model_copy(update={"backend": await _used_last(store)})
         async with opened_backend(settings) as backend:
-            yield Inventory(settings, store, backend.images)
+            yield Inventory(settings, store, backend)
 
 
 async def _lock(id: str, settings: "Settings") -> str:

@@ -16,11 +16,13 @@ MAX_REPLAYED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """`reused`: the image was there already; nothing was built for this setup."""
+    """`reused`: the image was there already; nothing was built for this setup. `replaced`: the environment that the same
+    request stood for until now, if another."""
 
     environment: Environment
     image: Image
     reused: bool
+    replaced: str | None = None
 
 
 class Build:

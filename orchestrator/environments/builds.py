@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import perf_counter
@@ -59,6 +60,7 @@ class Environments:
         self._of_owner: Counter[str] = Counter()  # builds that run or wait, by who asked first
         self._running: dict[_Key, Build] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._touching: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def start(self) -> None:
@@ -75,7 +77,7 @@ class Environments:
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._touching, return_exceptions=True)
         await self._python.aclose()
 
     async def offered(self, language: str) -> list[Interpreter]:
@@ -153,9 +155,17 @@ class Environments:
             each for each in await self._catalog.on(self._backend, EnvironmentState.READY) if each.language == language
         ]
 
-    async def touch(self, environment_id: str) -> None:
-        """Count one use: a session was opened on it."""
-        await self._catalog.touch(environment_id)
+    def touch(self, environment_id: str) -> None:
+        """Count one use, behind: a session was opened on it, which is not to wait for that."""
+        task = asyncio.create_task(self._touch(environment_id))
+        self._touching.add(task)
+        task.add_done_callback(self._touching.discard)
+
+    async def _touch(self, environment_id: str) -> None:
+        try:
+            await self._catalog.touch(environment_id)
+        except KodouError as exc:
+            telemetry.log.warning("a use was not counted", environment=environment_id, reason=exc.detail)
 
     async def _known(self, request: str, *, max_age_s: float | None) -> Built | Environment | None:
         """What the request was resolved to: with its image, or without if that is gone. None: resolve."""
@@ -259,8 +269,7 @@ class Environments:
             telemetry.log.warning("stale environment served", environment=stale.environment.id, why=exc.detail)
             return stale
         built = await self._assembly.make(build, lock, interpreter)
-        await self._catalog.point(request, built.environment.id)
-        return built
+        return replace(built, replaced=await self._catalog.point(request, built.environment.id))
 
     async def _relocked(
         self, interpreter: Interpreter, files: Sequence[LockedFile], build: Build, *, stored: Environment | None

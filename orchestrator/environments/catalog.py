@@ -80,18 +80,19 @@ class Catalog:
     async def alias(self, request: str) -> Alias | None:
         return await self._store.get(Alias, request)
 
-    async def point(self, request: str, environment_id: str) -> None:
-        """Let a request's digest stand for an environment, from now on."""
+    async def point(self, request: str, environment_id: str) -> str | None:
+        """Let a request's digest stand for an environment, from now on. Returns the one it stood for, if another."""
         while True:
             known = await self._store.get(Alias, request)
             alias = Alias(id=request, environment_id=environment_id, resolved_at=datetime.now(UTC))
             if known is None:
                 try:
-                    return await self._store.add(alias)
+                    await self._store.add(alias)
                 except RecordExists:
                     continue
+                return None
             if await self._store.replace(alias, expected=known.revision):
-                return
+                return None if known.environment_id == environment_id else known.environment_id
 
     async def in_use(self) -> frozenset[str]:
         """Ids of environments that a session not yet closed stands on."""

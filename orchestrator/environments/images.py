@@ -7,10 +7,15 @@ from datetime import UTC, datetime, timedelta
 from orchestrator.environments.catalog import Catalog
 from orchestrator.environments.locks import EnvironmentLocks
 from orchestrator.records import Environment, EnvironmentState
-from orchestrator.sandboxes.backend import Image, ImageStore
+from orchestrator.sandboxes.backend import Image, SandboxBackend
+from orchestrator.sandboxes.instance import instance_id
+from orchestrator.sandboxes.labels import INSTANCE_LABEL, POOLED, SESSION_LABEL
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store
 from orchestrator.telemetry import IMAGE_BYTES, IMAGES
+
+# A server's pool may be starting a sandbox just then; it finds no image for the next.
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,10 @@ class Pruned:
 class Inventory:
     """The engine is the truth; the store adds names and use. May run beside a server, in another process."""
 
-    def __init__(self, settings: Settings, store: Store, images: ImageStore) -> None:
-        self._images = images
+    def __init__(self, settings: Settings, store: Store, backend: SandboxBackend) -> None:
+        self._backend = backend
+        self._images = backend.images
+        self._instance = instance_id(settings.data_dir)
         self._catalog = Catalog(store)
         self._locks = EnvironmentLocks(settings.data_dir)
 
@@ -57,7 +64,8 @@ class Inventory:
         all: bool = False,
         dry_run: bool = False,
     ) -> list[Pruned]:
-        """Remove images that any of the criteria picks; never one that a session or a build holds.
+        """Remove images that any of the criteria picks; never one that a session or a build holds. Warm sandboxes, which
+        are no session's yet, end with theirs.
 
         Args:    older_than_s: not used for longer. least_used: that many of those with the fewest uses. budget_bytes:
                  then, the ones used longest ago until all that is left fits. all: every one. dry_run: only tell.
@@ -102,12 +110,23 @@ class Inventory:
                 return "a build holds it"
             if image.environment_id in await self._catalog.in_use():  # a session may have been opened meanwhile
                 return "a session holds it"
-            if not await self._images.remove(image):
+            if not await self._removed(image):
                 return "a sandbox uses it"
             environment = await self._catalog.find(image.environment_id)
             if environment is not None and environment.state is EnvironmentState.READY:
                 await self._catalog.pruned(environment.id, reason)
         return None
+
+    async def _removed(self, image: Image) -> bool:
+        """False: a sandbox uses it."""
+        for _ in range(_TRIES):
+            pooled = await self._backend.owned({INSTANCE_LABEL: self._instance, SESSION_LABEL: POOLED})
+            for sandbox in pooled:
+                if sandbox.environment_id == image.environment_id:
+                    await self._backend.stop(sandbox)
+            if await self._images.remove(image):
+                return True
+        return False
 
 
 def measure(images: Sequence[Image]) -> None:

@@ -10,7 +10,7 @@ The types of replies live in `replies.py` and are offered here too, so that the 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Protocol
@@ -30,6 +30,7 @@ from orchestrator.sandboxes.replies import (
     InForm,
     Malformed,
     NotSerializable,
+    Preloaded,
     Raised,
     RefusedCall,
     Reply,
@@ -116,6 +117,10 @@ class RunnerChannel(Protocol):
     async def configure(self, config: RunnerConfig, *, timeout_s: float) -> None:
         """Send CONFIG and wait for the worker's greeting. Raises `SandboxLost`."""
 
+    async def preload(self, distributions: Sequence[str], *, timeout_s: float) -> int:
+        """Before `configure`: have the modules of these imported where every worker finds them. Returns the bytes of
+        memory that the runner says it takes now. Raises `SandboxLost`."""
+
     async def call(
         self, work: Work, *, timeout_s: float, until: float | None = None, events: Events | None = None
     ) -> Run:
@@ -171,6 +176,7 @@ class SocketChannel:
         self._max_reply_bytes = 0
         self._max_content_bytes = 0
         self._arrival: asyncio.Future[None] | None = None  # of a worker, for `configure`
+        self._preloaded: asyncio.Future[Preloaded] | None = None
         self._running: Call | None = None
         self._waiting: deque[Call] = deque()
         self._alarm: asyncio.TimerHandle | None = None
@@ -189,6 +195,20 @@ class SocketChannel:
         except TimeoutError:
             msg = f"no worker of sandbox {self._sandbox_id} greeted within {timeout_s:g} s"
             raise SandboxLost(msg) from None
+
+    async def preload(self, distributions: Sequence[str], *, timeout_s: float) -> int:
+        if self._ended is not None:
+            raise SandboxLost(self._ended)
+        self._preloaded = self._loop.create_future()
+        self._connections.preload(msgspec.json.encode({"distributions": list(distributions)}))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return (await self._preloaded).bytes
+        except TimeoutError:
+            msg = f"the imports of sandbox {self._sandbox_id} took longer than {timeout_s:g} s"
+            raise SandboxLost(msg) from None
+        finally:
+            self._preloaded = None
 
     async def call(
         self, work: Work, *, timeout_s: float, until: float | None = None, events: Events | None = None
@@ -429,6 +449,10 @@ class SocketChannel:
         self._connections.drop_worker()
         self._next()
 
+    def preloaded(self, preloaded: Preloaded) -> None:
+        if self._preloaded is not None and not self._preloaded.done():
+            self._preloaded.set_result(preloaded)
+
     def supervisor_came(self) -> None:
         if not self.greeted.done():
             self.greeted.set_result(None)
@@ -483,7 +507,7 @@ class SocketChannel:
             return
         self._ended = reason
         self._connections.close()
-        for waiter in (self.greeted, self._arrival):
+        for waiter in (self.greeted, self._arrival, self._preloaded):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(SandboxLost(reason))
         for call in (*([self._running] if self._running else ()), *self._waiting):

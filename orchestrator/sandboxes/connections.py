@@ -12,7 +12,7 @@ from runner import frames
 
 from orchestrator.sandboxes.incoming import Incoming
 from orchestrator.sandboxes.link import Link
-from orchestrator.sandboxes.replies import Exited, Malformed, read_exited, read_hello
+from orchestrator.sandboxes.replies import Exited, Malformed, Preloaded, read_exited, read_hello, read_preloaded
 from orchestrator.sandboxes.wire import Peer
 
 # Greetings and reports of a worker's end.
@@ -45,6 +45,9 @@ class Calls(Protocol):
     def worker_exited(self, exited: Exited) -> None:
         """The supervisor reports a worker's end that it was not asked for."""
 
+    def preloaded(self, preloaded: Preloaded) -> None:
+        """The supervisor has imported what it was told to."""
+
     def end(self, reason: str) -> None:
         """The runner broke the protocol or is gone."""
 
@@ -64,8 +67,15 @@ class Connections:
         self._least_generation = 0
         self._most = 2 if link.reopened else 1  # an earlier server's worker may be there; a new one comes after CONFIG
         self._events = 0
+        self._preloading = False
         self._closed = False
         self._look_out()
+
+    def preload(self, wanted: bytes) -> None:
+        """Send PRELOAD; the supervisor's answer may come from now on."""
+        self._preloading = True
+        if self._control is not None:
+            self._control.send(_header(frames.PRELOAD, wanted), wanted)
 
     def configure(self, config: bytes) -> None:
         """Send CONFIG; from now on a worker may come."""
@@ -156,7 +166,8 @@ class Connections:
     def refuses(self, peer: Peer, kind: int, length: int, extra: int, call_id: int) -> str | None:
         if peer is self.worker:
             return self._calls.refuses(kind, length, extra, call_id)
-        if kind != (frames.EXITED if peer is self._control else frames.HELLO):
+        preloaded = kind == frames.PRELOADED and peer is self._control and self._preloading
+        if not preloaded and kind != (frames.EXITED if peer is self._control else frames.HELLO):
             return "a frame of a kind that may not come there"
         if length > _SMALL_FRAME_BYTES or extra or call_id:
             return "a greeting or report of an impossible size or id"
@@ -166,6 +177,9 @@ class Connections:
         try:
             if peer is self.worker:
                 self._calls.received(kind, body, content)
+            elif kind == frames.PRELOADED:
+                self._preloading = False
+                self._calls.preloaded(read_preloaded(body))
             elif peer is self._control:
                 self._count_event()
                 self._calls.worker_exited(read_exited(body))

@@ -137,6 +137,12 @@ class Exited(msgspec.Struct, frozen=True):
     signal: Annotated[int, msgspec.Meta(ge=0, le=127)] | None = None
 
 
+class Preloaded(msgspec.Struct, frozen=True):
+    """A supervisor has imported what it was told to, and says what memory it takes."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
 class _Refusal(msgspec.Struct, frozen=True):
     code: str
     detail: str
@@ -167,6 +173,7 @@ _EVENTS = {frames.OUTPUT: "output", frames.ITEM: "item"}
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _hello = msgspec.json.Decoder(Hello)
 _exited = msgspec.json.Decoder(Exited)
+_preloaded = msgspec.json.Decoder(Preloaded)
 _refusal = msgspec.json.Decoder(_Refusal)
 _file_head = msgspec.json.Decoder(_FileHead)
 _in_form = msgspec.json.Decoder(_InForm)
@@ -237,6 +244,11 @@ def read_hello(body: bytes) -> Hello:
 def read_exited(body: bytes) -> Exited:
     """Raises `Malformed`."""
     return _decode(_exited, body)
+
+
+def read_preloaded(body: bytes) -> Preloaded:
+    """Raises `Malformed`."""
+    return _decode(_preloaded, body)
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

@@ -13,6 +13,7 @@ from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sessions import machine
 from orchestrator.sessions.live import ENDED, LiveSession, Registry, ended
 from orchestrator.sessions.machine import CloseAsked, Effect, SandboxStarted, SandboxStopped
+from orchestrator.sessions.pool import Warm
 from orchestrator.sessions.sandboxes import Background, Sandboxes, handle, kept
 from orchestrator.store.base import Store
 from orchestrator.telemetry import log
@@ -27,14 +28,20 @@ class Lifecycle:
         self._registry = registry
         self._background = background
 
-    async def begin(self, live: LiveSession, image: Image) -> None:
-        """Start an admitted session. On failure, or when cancelled, nothing of it is left.
+    async def begin(self, live: LiveSession, image: Image, distributions: tuple[str, ...] | None) -> bool:
+        """Start an admitted session. On failure, or when cancelled, nothing of it is left. Whether a warm sandbox, with
+        these distributions imported, was there for it.
         Raises `SandboxLost`, `EngineUnavailable`, `StoreBusy`; `SessionExpired` if it was stopped meanwhile."""
+        session = live.record
+        warm = None if distributions is None else self._sandboxes.pool.claim(image, session, distributions)
         try:
+            if warm is not None:
+                await self._begin_warm(live, warm)
+                return True
             # The store first: what a crash leaves on the engine is then known to the store.
-            await self._store.add(live.record)
+            await self._store.add(session)
             try:
-                sandbox, channel = await self._sandboxes.start(image, live.record)
+                sandbox, channel = await self._sandboxes.start(image, session)
             except NotFound as error:
                 msg = "the environment's image was removed just now: try again"
                 raise SandboxLost(msg) from error
@@ -42,15 +49,31 @@ class Lifecycle:
         except BaseException:
             self.close(live, "start_failed")
             raise
+        return False
 
-    async def take(self, live: LiveSession, sandbox: backend.Sandbox, channel: RunnerChannel) -> None:
-        """Give a session its sandbox. Raises what `begin` does."""
+    async def _begin_warm(self, live: LiveSession, warm: Warm) -> None:
+        live.record = replace(
+            live.record, state=SessionState.READY, sandbox=kept(warm.sandbox, self._sandboxes.instance)
+        )
+        try:
+            await self._store.add(live.record)  # once: all is known already
+        except BaseException:
+            self._background.spawn(self._sandboxes.stop_warm(warm))
+            raise
+        await self.take(live, warm.sandbox, warm.channel, stored=True)
+
+    async def take(
+        self, live: LiveSession, sandbox: backend.Sandbox, channel: RunnerChannel, *, stored: bool = False
+    ) -> None:
+        """Give a session its sandbox. `stored`: the store has heard of it. Raises what `begin` does."""
         if live.state in ENDED:  # closed while it started: nobody else has heard of this sandbox
             live.retired.append((sandbox, channel))
             await self._stop(live)
             raise ended(live.machine.reason)
         live.sandbox, live.channel = sandbox, channel
-        await self.carry_out(live, live.apply(SandboxStarted()))
+        effects = live.apply(SandboxStarted())
+        if not stored:
+            await self.carry_out(live, effects)
         if live.state in ENDED:  # another process closed it, as the store has told just now
             raise ended(live.machine.reason)
 

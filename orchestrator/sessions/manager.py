@@ -41,12 +41,17 @@ class SessionOptions:
     network: str
     env: dict[str, str]
     ttl_s: int
+    # Asked for by name, in order: warm sandboxes have imported their modules. None: a warm one is not wanted.
+    distributions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
+    """`warm`: its sandbox was waiting for it."""
+
     session: Session
     sessionid: str
+    warm: bool
 
 
 @dataclass(slots=True)
@@ -70,7 +75,9 @@ class SessionManager:
         self._tokens = tokens
         self._registry = Registry(settings)
         self._background = Background()
-        self._sandboxes = Sandboxes(settings, backend, instance_id(settings.data_dir), self._background)
+        self._sandboxes = Sandboxes(
+            settings, backend, instance_id(settings.data_dir), self._background, lambda: len(self._registry)
+        )
         self._lifecycle = Lifecycle(store, self._sandboxes, self._registry, self._background)
         self._watch = StoreWatch(settings, store, self._registry, self._lifecycle, self._sandboxes.instance)
         self._reaper = Reaper(settings, store, self._registry, self._lifecycle, self._sandboxes, self._watch)
@@ -123,12 +130,12 @@ class SessionManager:
         self._registry.admit(live)
         self._under_way += 1
         try:
-            await self._lifecycle.begin(live, image)
+            warm = await self._lifecycle.begin(live, image, options.distributions)
         finally:
             self._one_less()
         sessionid = self._tokens.session_id(live.record)
         self._registry.remember(sessionid, live)
-        return Opened(live.record, sessionid)
+        return Opened(live.record, sessionid, warm)
 
     async def call(
         self,
@@ -238,6 +245,10 @@ class SessionManager:
         lives = ((record, self._registry.get(record.id)) for record in stored)
         return [record if live is None else live.shown() for record, live in lives]
 
+    def replaced(self, environment_id: str) -> None:
+        """Another environment has taken its place: keep no sandboxes ready for it."""
+        self._sandboxes.pool.drain(environment_id)
+
     async def drain(self, deadline_s: float) -> None:
         """Take no more opens and calls, and wait up to `deadline_s` for those under way."""
         self._draining = True
@@ -253,6 +264,7 @@ class SessionManager:
         if self._reaping is not None:
             self._reaping.cancel()
             await asyncio.wait([self._reaping])
+        self._sandboxes.pool.close()
         for live in self._registry:
             if not self._settings.keep_sessions or live.state is SessionState.STARTING:
                 self._lifecycle.close(live, "shutdown")

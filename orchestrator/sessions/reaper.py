@@ -14,9 +14,11 @@ from pathlib import Path
 
 from orchestrator.auth.tokens import LEEWAY_S
 from orchestrator.records import Session, SessionState
+from orchestrator.sandboxes.backend import Sandbox
+from orchestrator.sandboxes.labels import POOLED, SESSION_LABEL
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import ENDED, LiveSession, Registry
-from orchestrator.sessions.sandboxes import SESSION_LABEL, Sandboxes
+from orchestrator.sessions.sandboxes import Sandboxes
 from orchestrator.sessions.watch import StoreWatch
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store
@@ -60,8 +62,10 @@ class Reaper:
         await self._try("following the store", self._watch.catch_up)
         for live in self._registry:
             await self._try("looking after a session", lambda live=live: self._look_after(live))  # type: ignore[misc]
+        await self._try("tending the pool", self._tend_pool)
         now = time.monotonic()
         if now - self._last_swept >= SWEEP_S:
+            await self._try("comparing the pool with images", self._compare_pool)
             compared = await self._try("comparing with the store", self._watch.compare)
             if await self._try("sweeping sandboxes", self.sweep) and compared:
                 self._last_swept = now  # else in the next pass: an engine that was away comes back with leftovers
@@ -95,12 +99,28 @@ class Reaper:
 
     async def sweep(self) -> None:
         """Stop sandboxes of ours that no session has: what a lost answer of the engine left."""
-        for sandbox in await self._sandboxes.owned():
-            live = self._registry.get(sandbox.labels[SESSION_LABEL])
-            # A session without a sandbox may be just starting this one.
-            if live is None or (live.sandbox is not None and live.sandbox.id != sandbox.id):
-                log.info("stopping a sandbox that no session has", sandbox=sandbox.id)
-                await self._sandboxes.stop(sandbox)
+        owned = await self._sandboxes.owned()
+        # All are judged before the first is stopped: what is warm by then may be a session's after.
+        held = {live.sandbox.id for live in self._registry if live.sandbox is not None}
+        claiming = any(live.state is SessionState.STARTING for live in self._registry)
+        left = [sandbox for sandbox in owned if sandbox.id not in held and not self._expected(sandbox, claiming)]
+        for sandbox in left:
+            log.info("stopping a sandbox that no session has", sandbox=sandbox.id)
+            await self._sandboxes.stop(sandbox)
+
+    def _expected(self, sandbox: Sandbox, claiming: bool) -> bool:
+        """It is no session's yet, but may become one's. `claiming`: sessions are about to get theirs."""
+        session = sandbox.labels[SESSION_LABEL]
+        if session == POOLED:
+            return claiming or self._sandboxes.pool.holds(sandbox)
+        live = self._registry.get(session)
+        return live is not None and live.sandbox is None  # it may be just starting this one
+
+    async def _tend_pool(self) -> None:
+        self._sandboxes.pool.tend()
+
+    async def _compare_pool(self) -> None:
+        await self._sandboxes.pool.compare(self._sandboxes.image)
 
     async def purge(self) -> None:
         """Forget closed sessions whose tokens have expired: nobody can ask for them any more."""

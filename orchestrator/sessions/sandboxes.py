@@ -3,19 +3,20 @@
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from orchestrator.errors import KodouError
-from orchestrator.records import Session, SessionState
+from orchestrator.records import Resources, Session, SessionState
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
 from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
+from orchestrator.sandboxes.labels import INSTANCE_LABEL, POOLED, SESSION_LABEL
+from orchestrator.sessions.pool import Kind, Pool, Warm
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
 from orchestrator.turns import Turns
 
-INSTANCE_LABEL = "io.kodou.instance"
-SESSION_LABEL = "io.kodou.session"
 T = TypeVar("T")
 
 LEAST_CONNECT_S = 1.0  # for the runner to answer, when the engine took all the time there was
@@ -48,12 +49,21 @@ class Background:
 class Sandboxes:
     """What sessions know of the backend. At most `max_starts` start at once."""
 
-    def __init__(self, settings: Settings, backend: SandboxBackend, instance: str, background: Background) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        backend: SandboxBackend,
+        instance: str,
+        background: Background,
+        sessions: Callable[[], int],
+    ) -> None:
+        """`sessions`: how many there are."""
         self.instance = instance
         self._settings = settings
         self._backend = backend
         self._background = background
         self._starts = Turns(settings.max_starts)
+        self.pool = Pool(settings, self, sessions)
 
     async def image(self, environment_id: str) -> Image | None:
         return await self._backend.images.find(environment_id)
@@ -62,21 +72,42 @@ class Sandboxes:
         """A fresh sandbox with its runner configured. Whoever is cancelled here leaves nothing behind.
         Raises `NotFound` (image), `SandboxLost`, `EngineUnavailable`."""
         await self._starts.acquire(session.owner)
-        task = asyncio.create_task(self._start(image, session))
-        task.add_done_callback(lambda _: self._starts.release())
+        return await self._started(self._start(image, session))
+
+    # --- for the pool ---
+
+    async def start_warm(self, image: Image, kind: Kind) -> Warm:
+        await self._starts.acquire_spare()
+        sandbox, channel = await self._started(self._start_bare(image, kind))
+        warm = Warm(sandbox, channel, 0)
+        # With more processors a library's threads, which no fork takes along, are worth more than its import.
+        distributions = kind.distributions if kind.resources.cpus <= 1 else ()
+        timeout_s = self._settings.sandbox_start_timeout_s
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # Not cancelled with us: between the engine's start and its answer there is no handle to stop.
-            self._background.spawn(self._stop_late(task))
+            bytes = await channel.preload(distributions, timeout_s=timeout_s)
+            # As any session of its kind will have it: nothing is left to be done when one comes.
+            await channel.configure(self._config(kind.resources), timeout_s=timeout_s)
+        except BaseException:
+            self._background.spawn(self.stop_warm(warm))
             raise
+        return replace(warm, bytes=bytes)
+
+    async def stop_warm(self, warm: Warm) -> None:
+        await warm.channel.aclose()
+        await self.stop(warm.sandbox)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._background.spawn(work)
+
+    # ---
 
     async def connect(self, sandbox: Sandbox, session: Session, *, timeout_s: float) -> RunnerChannel:
         """The configured channel to a sandbox that runs. Raises `SandboxLost`, `EngineUnavailable`."""
         deadline = time.monotonic() + timeout_s
         channel = await self._backend.connect(sandbox, timeout_s=timeout_s)
         try:
-            await channel.configure(self._config(session), timeout_s=max(deadline - time.monotonic(), LEAST_CONNECT_S))
+            left = max(deadline - time.monotonic(), LEAST_CONNECT_S)
+            await channel.configure(self._config(session.resources, session), timeout_s=left)
         except BaseException:
             await channel.aclose()
             raise
@@ -93,9 +124,34 @@ class Sandboxes:
         await self._backend.stop(sandbox)
 
     async def owned(self) -> list[Sandbox]:
-        """All sandboxes that this server, now or before a crash, has started for sessions."""
+        """All sandboxes that this server, now or before a crash, has started for sessions, warm ones too."""
         owned = await self._backend.owned({INSTANCE_LABEL: self.instance})
         return [sandbox for sandbox in owned if SESSION_LABEL in sandbox.labels]
+
+    async def _started(
+        self, start: Coroutine[Any, Any, tuple[Sandbox, RunnerChannel]]
+    ) -> tuple[Sandbox, RunnerChannel]:
+        """What `start` returns; its turn ends with it."""
+        task = asyncio.create_task(start)
+        task.add_done_callback(lambda _: self._starts.release())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Not cancelled with us: between the engine's start and its answer there is no handle to stop.
+            self._background.spawn(self._stop_late(task))
+            raise
+
+    async def _start_bare(self, image: Image, kind: Kind) -> tuple[Sandbox, RunnerChannel]:
+        sandbox = await self._backend.start(
+            image,
+            SandboxSpec(resources=kind.resources),
+            labels={SESSION_LABEL: POOLED, INSTANCE_LABEL: self.instance},
+        )
+        try:
+            return sandbox, await self._backend.connect(sandbox, timeout_s=self._settings.sandbox_start_timeout_s)
+        except BaseException:
+            self._background.spawn(self.stop(sandbox))
+            raise
 
     async def _start(self, image: Image, session: Session) -> tuple[Sandbox, RunnerChannel]:
         deadline = time.monotonic() + self._settings.sandbox_start_timeout_s
@@ -119,19 +175,20 @@ class Sandboxes:
         await channel.aclose()
         await self.stop(sandbox)
 
-    def _config(self, session: Session) -> RunnerConfig:
+    def _config(self, resources: Resources, session: Session | None = None) -> RunnerConfig:
+        """Of a session, or of one that is yet to come."""
         return RunnerConfig(
-            env=dict(session.env),
+            env={} if session is None else dict(session.env),
             max_reply_bytes=self._settings.max_reply_bytes,
             max_content_bytes=self._settings.max_content_bytes,
             max_references=self._settings.max_references,
             max_reference_bytes=self._settings.max_reference_mb * 1024 * 1024,
-            first=session.state is SessionState.STARTING,
+            first=session is None or session.state is SessionState.STARTING,
             max_output_bytes=self._settings.max_output_bytes,
             max_items=self._settings.max_items,
             orphan_s=self._settings.orphan_s,
-            fsize_bytes=session.resources.disk_mb * 1024 * 1024,
-            egress=session.network == "egress",
+            fsize_bytes=resources.disk_mb * 1024 * 1024,
+            egress=session is not None and session.network == "egress",
         )
 
 

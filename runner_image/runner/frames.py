@@ -10,6 +10,8 @@ Two connections to one Unix socket, on which the orchestrator listens:
 - *control*, from the supervisor (process 1): HELLO {"role": "supervisor", "protocol", "runner", "python", "pid"} at once;
   the orchestrator answers CONFIG; then RESTART (kill every other process, fork a fresh worker) and STOP may come, and
   the supervisor reports each worker's end that it was not asked for: EXITED {"code": int|null, "signal": int|null}.
+  Before CONFIG, PRELOAD {"distributions": [name, …]} may come, for a sandbox that waits for its session; once their modules
+  are imported, as far as they are fit for it, the supervisor answers PRELOADED {"bytes": its memory}.
 - *call*, from the worker: HELLO {"role": "worker", "protocol", "generation": n, "pid"}; then a request and one reply each.
   Generation counts workers from 1. Either side that loses its connection connects anew and greets again; the worker's
   state survives that. The orchestrator sends CONFIG again on every new control connection.
@@ -61,6 +63,8 @@ CONFIG = 2
 RESTART = 3
 STOP = 4
 EXITED = 5
+PRELOAD = 6
+PRELOADED = 7
 CALL = 16
 COMPOSE = 17
 DESCRIBE = 18

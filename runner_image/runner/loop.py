@@ -38,9 +38,11 @@ def work(path: str, config: Mapping[str, Any], *, generation: int, supervisor: i
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    # User code finds the `__main__` that it would find in an interpreter of its own, not our script.
-    sys.modules["__main__"] = type(sys)("__main__")
-    # (No random state to seed anew: the supervisor imports nothing that has any.)
+    if preload := sys.modules.get(__package__ + ".preload"):
+        preload.reseed()
+    else:
+        # User code finds the `__main__` that it would find in an interpreter of its own, not our script.
+        sys.modules["__main__"] = type(sys)("__main__")
     capture = Capture(int(config["max_output_bytes"]), aside)
     calls = Calls(capture, Limits.of(config), first=bool(config["first"]) and generation == 1)
     Worker(path, calls, capture, config, generation=generation, supervisor=supervisor).run()

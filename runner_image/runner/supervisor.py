@@ -137,6 +137,8 @@ class Supervisor:
         self._answered = True
         if frame.kind == frames.CONFIG:
             self._configure(json.loads(frame.body))
+        elif frame.kind == frames.PRELOAD:
+            self._preload(json.loads(frame.body))
         elif frame.kind == frames.RESTART:
             self._restart()
         elif frame.kind == frames.STOP:
@@ -154,6 +156,13 @@ class Supervisor:
         self._config = config
         if not self._worker:
             self._start_worker(config)
+
+    def _preload(self, wanted: dict[str, Any]) -> None:
+        from .preload import preload, resident_bytes  # only sandboxes that wait for a session do this
+
+        preload(wanted["distributions"], self._leave_for_good)
+        self._environ = dict(os.environ)  # with what imports have set
+        self._send(frames.encode_json(frames.PRELOADED, {"bytes": resident_bytes()}))
 
     def _restart(self) -> None:
         kill_all()

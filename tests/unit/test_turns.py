@@ -60,3 +60,22 @@ async def test_who_leaves_the_queue_or_fails_keeps_no_turn() -> None:
     async with asyncio.timeout(60):
         await turns.acquire("ada")
     assert done == []
+
+
+async def test_who_takes_spare_turns_only_waits_for_all_others() -> None:
+    turns, done = Turns(1), list[str]()
+    await turns.acquire("ada")
+
+    async def spare() -> None:
+        await turns.acquire_spare()
+        done.append("spare")
+        turns.release()
+
+    left, kept = asyncio.create_task(spare()), asyncio.create_task(spare())
+    await asyncio.sleep(0)
+    tasks = [await started(turns, owner, done) for owner in ("ada", "bob")]
+    left.cancel()
+    turns.release()
+    await asyncio.gather(kept, *tasks)
+    assert done == ["ada", "bob", "spare"]
+    await turns.acquire_spare()  # at once, where there is one

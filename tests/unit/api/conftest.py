@@ -53,13 +53,21 @@ IMAGE = Image(ENVIRONMENT.id, "ref", 1234, NOW, {})
 class FakeBuild:
     """Ends when told to, as a real one does when it is built."""
 
-    def __init__(self, *, reused: bool = True, error: KodouError | None = None, ended: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        reused: bool = True,
+        error: KodouError | None = None,
+        ended: bool = True,
+        replaced: str | None = None,
+    ) -> None:
         self.end = asyncio.Event()
         if ended:
             self.end.set()
         self.turn_came: float | None = None
         self.environment_id = ENVIRONMENT.id
         self._reused = reused
+        self._replaced = replaced
         self._error = error
 
     async def events(self) -> AsyncIterator[BuildEvent]:
@@ -72,7 +80,7 @@ class FakeBuild:
         await self.end.wait()
         if self._error is not None:
             raise self._error
-        return Built(replace(ENVIRONMENT, id=self.environment_id), IMAGE, self._reused)
+        return Built(replace(ENVIRONMENT, id=self.environment_id), IMAGE, self._reused, self._replaced)
 
 
 @dataclass
@@ -115,7 +123,7 @@ class FakeEnvironments:
     async def list(self, language: str) -> list[Environment]:
         return [ENVIRONMENT]
 
-    async def touch(self, environment_id: str) -> None:
+    def touch(self, environment_id: str) -> None:
         self.touched.append(environment_id)
 
     async def start(self) -> None:
@@ -140,6 +148,8 @@ class FakeSessions:
     drained: bool = False
     restarted: bool = False
     echo: bool = False
+    warm: bool = False
+    replaced_ids: list[str] = field(default_factory=list)
     full: KodouError | None = None
 
     async def open(
@@ -168,7 +178,10 @@ class FakeSessions:
         self.options.append(options)
         now = datetime.now(UTC)
         readable = replace(session, created_at=now, expires_at=now + timedelta(hours=1))
-        return Opened(session, self.tokens.session_id(readable))
+        return Opened(session, self.tokens.session_id(readable), self.warm)
+
+    def replaced(self, environment_id: str) -> None:
+        self.replaced_ids.append(environment_id)
 
     async def call(
         self,

@@ -51,15 +51,17 @@ def test_who_joins_a_build_waits_for_the_rest_of_it_alone() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("reused", "turn_came", "cold", "names"),
+    ("reused", "warm", "turn_came", "cold", "names"),
     [
-        (True, None, "session", ["auth", "start"]),
-        (False, 0.0, "environment", ["auth", "queue", "build", "start"]),
+        (True, True, None, "none", ["auth", "start"]),
+        (True, False, None, "session", ["auth", "start"]),
+        (False, False, 0.0, "environment", ["auth", "queue", "build", "start"]),
     ],
 )
 async def test_a_setup_says_what_it_had_to_make_and_how_long_that_took(
-    api: Any, reused: bool, turn_came: float | None, cold: str, names: list[str]
+    api: Any, reused: bool, warm: bool, turn_came: float | None, cold: str, names: list[str]
 ) -> None:
+    api.sessions.warm = warm
     api.environments.build = api.build(reused=reused)
     api.environments.build.turn_came = turn_came
     reply = await api.client.post(URL, json={}, headers=await api.bearer())

@@ -54,6 +54,19 @@ async def test_the_reply_has_the_members_that_clients_read(api: Any) -> None:
     assert api.environments.touched == [api.environment.id]
 
 
+async def test_distributions_are_told_apart_from_what_else_dependencies_say(api: Any) -> None:
+    sets = [["Foo_bar[x]>=1", "a; python_version > '3'", "foo.bar"], ["a", "foo-bar==2"], []]
+    for dependencies in sets:
+        assert (await post(api, {"dependencies": dependencies})).is_success
+    assert [options.distributions for options in api.sessions.options] == [("a", "foo-bar"), ("a", "foo-bar"), ()]
+
+
+async def test_the_environment_that_another_took_the_place_of_is_told(api: Any) -> None:
+    api.environments.build = api.build(replaced="py3.12-old")
+    assert (await post(api)).is_success
+    assert api.sessions.replaced_ids == ["py3.12-old"]
+
+
 async def test_a_session_is_opened_with_what_was_asked_for_and_defaults_for_the_rest(make_api: Any) -> None:
     api = await make_api(default_version="3.12", allow_egress=True)
     wanted = {"resources": {"memory_mb": 256, "cpus": 2}, "network": "egress", "env": {"_A1": "x y"}, "ttl": 60}

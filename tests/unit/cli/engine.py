@@ -1,5 +1,6 @@
 """A backend in memory, in place of the one that `select_backend` would choose."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,6 +51,9 @@ class Backend:
             msg = "the engine does not answer"
             raise EngineUnavailable(msg)
         self.stopped.append(sandbox)
+
+    async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
+        return []
 
     async def aclose(self) -> None:
         pass

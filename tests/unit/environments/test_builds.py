@@ -166,13 +166,16 @@ async def test_an_alias_is_good_for_its_time_only(make: Make) -> None:
 
 
 async def test_refresh_resolves_again_and_the_alias_moves_on(world: World) -> None:
-    await world.built("numpy")
-    world.uv.version = "2"
-    assert not world.uv.refreshed
-    assert (await world.built("numpy", refresh=True)).packages == {"numpy": "2"}
+    first = await (await world.setup("numpy")).result()
+    again = await (await world.setup("numpy", refresh=True)).result()
+    assert (first.replaced, again.replaced) == (None, None)
+    world.uv.refreshed, world.uv.version = False, "2"
+    moved = await (await world.setup("numpy", refresh=True)).result()
+    assert moved.environment.packages == {"numpy": "2"}
+    assert moved.replaced == first.environment.id
     assert world.uv.refreshed
     assert (await world.built("numpy")).packages == {"numpy": "2"}
-    assert len(world.uv.runs) == 2
+    assert len(world.uv.runs) == 3
 
 
 async def test_an_image_that_vanished_is_built_again_from_its_lock(world: World) -> None:
@@ -460,7 +463,9 @@ async def test_environments_are_listed_and_found(world: World) -> None:
 
 async def test_uses_are_counted(world: World) -> None:
     environment = await world.built("numpy")
-    await asyncio.gather(*(world.environments.touch(environment.id) for _ in range(10)))
+    for _ in range(10):
+        world.environments.touch(environment.id)
+    await world.environments.aclose()  # which waits for what goes on behind
     touched = await world.record()
     assert touched.uses == 10
     assert touched.last_used_at >= environment.last_used_at

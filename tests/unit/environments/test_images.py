@@ -1,3 +1,5 @@
+import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +9,9 @@ import pytest
 from orchestrator.environments.images import Inventory
 from orchestrator.environments.locks import EnvironmentLocks
 from orchestrator.records import Environment, EnvironmentState, Resources, Session, SessionState
+from orchestrator.sandboxes.backend import Sandbox
+from orchestrator.sandboxes.instance import instance_id
+from orchestrator.sandboxes.labels import INSTANCE_LABEL, POOLED, SESSION_LABEL
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore
 from orchestrator.telemetry import REGISTRY
@@ -18,6 +23,27 @@ NOW = datetime.now(UTC)
 DAY_S = 86_400.0
 
 
+class FakeBackend:
+    """`sandboxes`: those that it owns, which hold their images."""
+
+    def __init__(self, images: FakeImages) -> None:
+        self.images = images
+        self.sandboxes: list[Sandbox] = []
+
+    def start(self, environment_id: str, session: str, **labels: str) -> Sandbox:
+        labels = {SESSION_LABEL: session, **labels}
+        self.sandboxes.append(Sandbox(secrets.token_hex(16), "fake", environment_id, {}, labels))
+        self.images.held.add(environment_id)
+        return self.sandboxes[-1]
+
+    async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
+        return [sandbox for sandbox in self.sandboxes if labels.items() <= sandbox.labels.items()]
+
+    async def stop(self, sandbox: Sandbox) -> None:
+        self.sandboxes.remove(sandbox)
+        self.images.held = {each.environment_id for each in self.sandboxes}
+
+
 class World:
     """Images "a" to "d", used 1, 2, 3 and 4 days ago; 100 bytes each; "a" least often."""
 
@@ -25,7 +51,8 @@ class World:
         self.settings = settings
         self.store = MemoryStore()
         self.images = FakeImages()
-        self.inventory = Inventory(settings, self.store, self.images)
+        self.backend = FakeBackend(self.images)
+        self.inventory = Inventory(settings, self.store, self.backend)  # type: ignore[arg-type]
 
     async def fill(self) -> "World":
         for days, id in enumerate("abcd", start=1):
@@ -176,3 +203,28 @@ async def test_an_image_without_a_record_can_go(world: World) -> None:
     world.images.add("unrecorded", created_at=NOW - timedelta(days=90))
     pruned = await world.inventory.prune(older_than_s=30 * DAY_S)
     assert [(each.environment_id, each.kept, each.reason) for each in pruned] == [("unrecorded", None, "age")]
+
+
+async def test_warm_sandboxes_end_with_their_image_and_nobody_elses_do(world: World) -> None:
+    mine = {INSTANCE_LABEL: instance_id(world.settings.data_dir)}
+    world.backend.start("a", POOLED, **mine)
+    world.backend.start("a", POOLED, **mine)
+    kept = (
+        world.backend.start("b", "of a session", **mine),
+        world.backend.start("c", POOLED, **{INSTANCE_LABEL: "f" * 16}),
+    )
+    pruned = await world.inventory.prune(all=True)
+    assert {each.environment_id: each.kept for each in pruned} == {
+        "a": None,
+        "b": "a sandbox uses it",
+        "c": "a sandbox uses it",
+        "d": None,
+    }
+    assert tuple(world.backend.sandboxes) == kept
+
+
+async def test_warm_sandboxes_of_an_environment_that_a_session_stands_on_are_kept(world: World) -> None:
+    kept = world.backend.start("a", POOLED, **{INSTANCE_LABEL: instance_id(world.settings.data_dir)})
+    await world.session("a")
+    await world.inventory.prune(all=True)
+    assert world.backend.sandboxes == [kept]

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from orchestrator.errors import EngineUnavailable, KodouError, NotFound, SandboxLost
@@ -17,6 +17,7 @@ class FakeChannel:
         self.sandbox_id = sandbox_id
         self.backend = backend
         self.config: RunnerConfig | None = None
+        self.preloaded: tuple[str, ...] | None = None
         self.closed = False
         self.entered = asyncio.Event()  # a call runs
         self.hold: asyncio.Event | None = None  # calls wait for it
@@ -28,6 +29,14 @@ class FakeChannel:
         if self.backend.configure_error is not None:
             raise self.backend.configure_error
         self.config = config
+
+    async def preload(self, distributions: Sequence[str], *, timeout_s: float) -> int:
+        if self.backend.preload_error is not None:
+            raise self.backend.preload_error
+        if self.backend.preload_gate is not None:
+            await self.backend.preload_gate.wait()
+        self.preloaded = tuple(distributions)
+        return 0
 
     async def call(
         self, work: Work, *, timeout_s: float, until: float | None = None, events: Events | None = None
@@ -94,6 +103,8 @@ class FakeBackend:
         self.connect_error: KodouError | None = None
         self.configure_error: KodouError | None = None
         self.stop_error: KodouError | None = None
+        self.preload_error: KodouError | None = None
+        self.preload_gate: asyncio.Event | None = None
 
     async def start(self, image: Image, spec: SandboxSpec, *, labels: Mapping[str, str]) -> Sandbox:
         self.starting += 1
