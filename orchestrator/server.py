@@ -13,9 +13,10 @@ from types import FrameType
 
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 
 from orchestrator import telemetry
-from orchestrator.api.connection import connections, sweep
+from orchestrator.api.connection import BACKLOG, configured, connections, sweep
 from orchestrator.app import Parts, create_app
 from orchestrator.auth.keys import Keys
 from orchestrator.auth.limits import Limits
@@ -26,8 +27,8 @@ from orchestrator.sandboxes.selection import select_backend
 from orchestrator.sessions.manager import SessionManager
 from orchestrator.settings import Settings
 from orchestrator.store.sql import open_store
+from orchestrator.workers import supervision
 
-BACKLOG = 2048
 SERVER_FILE = "server.json"
 
 
@@ -41,27 +42,21 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: then no new connections, running calls to their end, stop. The second is at once."""
     listener = _listener(settings)
     try:
-        parts = await _parts(settings)
-        server = _Server(
-            uvicorn.Config(
-                create_app(parts),
-                http=connections(settings),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # seconds; a float serves as well
-                timeout_graceful_shutdown=settings.shutdown_s,  # type: ignore[arg-type]
-                backlog=BACKLOG,
-            )
-        )
-        async with _swept(server, settings):
-            with _announced(listener, settings):
-                await server.serve(sockets=[listener])
+        app = create_app(await _parts(settings))
+        with _announced(listener, settings):
+            if settings.workers > 1:
+                await supervision.serve(app, listener, settings)
+            else:
+                await _serve_alone(app, listener, settings)
     finally:
         listener.close()
+
+
+async def _serve_alone(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
+    server = _Server(configured(app, settings, http=connections(settings), lifespan="on"))
+    telemetry.WORKERS.set(1)
+    async with _swept(server, settings):
+        await server.serve(sockets=[listener])
 
 
 async def _parts(settings: Settings) -> Parts:
@@ -101,7 +96,7 @@ def _listener(settings: Settings) -> socket.socket:
 
 @asynccontextmanager
 async def _swept(server: uvicorn.Server, settings: Settings) -> AsyncIterator[None]:
-    task = asyncio.create_task(sweep(server, settings.max_unread_bytes), name="sweep connections")
+    task = asyncio.create_task(sweep(server, lambda _: settings.max_unread_bytes), name="sweep connections")
     try:
         yield
     finally:

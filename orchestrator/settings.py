@@ -265,6 +265,9 @@ class Settings(BaseSettings):
     burst_failures: int = Field(50, ge=1, description="Refused credentials that may come from one address at once.")
 
     # --- server ---
+    workers: int = Field(
+        1, ge=1, le=64, description="API processes. From 2 on, they speak HTTP for one that has the sessions."
+    )
     allowed_hosts: tuple[str, ...] = Field(
         (),
         description="Names a Host header may hold, besides loopback's, `host` and addresses (JSON list); `*`: any.",

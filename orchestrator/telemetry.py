@@ -41,6 +41,8 @@ POOL_CLAIMS = Counter(
 )
 IMAGES = Gauge("kodou_images", "Images (built environments).", registry=REGISTRY)
 IMAGE_BYTES = Gauge("kodou_image_bytes", "Bytes that images take.", registry=REGISTRY)
+WORKERS = Gauge("kodou_workers", "API processes that accept connections.", registry=REGISTRY)
+WORKER_RESTARTS = Counter("kodou_worker_restarts", "API processes that ended and were started anew.", registry=REGISTRY)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("kodou")
 

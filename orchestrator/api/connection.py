@@ -10,9 +10,12 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import ASGIApp
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 
@@ -21,6 +24,7 @@ from orchestrator.api.problems import HeadTooLarge, MalformedRequest, RequestTim
 from orchestrator.errors import KodouError
 from orchestrator.settings import Settings
 
+BACKLOG = 2048
 SWEEP_S = 1.0
 _BUSY_AFTER_S = 1.0
 # What a slow reader must take off its reply in each `reply_timeout_s`, if it does not come to the end.
@@ -58,8 +62,12 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.due_by = self.loop.time() + self.header_timeout_s
-        if len(self.connections) > self.max_connections and not self._make_room():
+        if self.crowded() and not self._make_room():
             self._refuse(TooManyConnections("too many connections", after_s=_BUSY_AFTER_S))
+
+    def crowded(self) -> bool:
+        """There are more connections than there may be, this one counted."""
+        return len(self.connections) > self.max_connections
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -209,10 +217,10 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def connections(settings: Settings) -> type[Connection]:
+def connections(settings: Settings, base: type[Connection] = Connection) -> type[Connection]:
     """The class to give to uvicorn."""
 
-    class Bounded(Connection):
+    class Bounded(base):  # type: ignore[misc, valid-type]
         spare: ClassVar[deque[Connection]] = deque()
         max_connections = settings.max_connections
         max_head_bytes = settings.max_head_bytes
@@ -223,23 +231,41 @@ def connections(settings: Settings) -> type[Connection]:
     return Bounded
 
 
-async def sweep(server: Server, max_unread_bytes: int) -> None:
-    """Check all connections once a second, for ever."""
+def configured(app: ASGIApp, settings: Settings, *, http: type[Connection], lifespan: Literal["on", "off"]) -> Config:
+    """uvicorn's settings from ours."""
+    return Config(
+        app,
+        http=http,
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # seconds; a float serves as well
+        timeout_graceful_shutdown=settings.shutdown_s,  # type: ignore[arg-type]
+        backlog=BACKLOG,
+    )
+
+
+async def sweep(server: Server, may_lie_unread: Callable[[int], int]) -> None:
+    """Check all connections once a second, for ever. `may_lie_unread`: of as many bytes, in all replies, how many may stay."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(SWEEP_S)
         found = [each for each in server.server_state.connections if isinstance(each, Connection)]
         for connection in found:
             connection.check(loop.time())
-        _cut_slowest(found, max_unread_bytes)
+        _cut_slowest(found, may_lie_unread)
 
 
-def _cut_slowest(found: list[Connection], max_unread_bytes: int) -> None:
+def _cut_slowest(found: list[Connection], may_lie_unread: Callable[[int], int]) -> None:
     """Let go of those that have waited longest to be read, until the rest may stay."""
     unread = [each for each in found if each.unread_since is not None]
     total = sum(each.transport.get_write_buffer_size() for each in unread)
+    most = may_lie_unread(total)
     for connection in sorted(unread, key=lambda each: each.unread_since or 0.0):
-        if total <= max_unread_bytes:
+        if total <= most:
             return
         total -= connection.transport.get_write_buffer_size()
         connection.transport.abort()

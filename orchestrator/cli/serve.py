@@ -24,9 +24,12 @@ def serve(
         Path | None,
         typer.Option(help="Socket of a `kodou driver`, which holds the engine; KODOU_DRIVER_SOCKET if unset."),
     ] = None,
+    workers: Annotated[int | None, typer.Option(help="API processes; 1 if unset, which serves by itself.")] = None,
 ) -> None:
     """Run the server. Every setting has a KODOU_… variable; these options come before them."""
-    settings = load_settings(host=host, port=port, data_dir=data_dir, backend=backend, driver_socket=driver)
+    settings = load_settings(
+        host=host, port=port, data_dir=data_dir, backend=backend, driver_socket=driver, workers=workers
+    )
     open_data_dir(settings)
     if sys.stdin.isatty() and sys.stdout.isatty():
         import asyncio

@@ -8,7 +8,7 @@ import json
 import math
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +16,9 @@ import uvicorn
 
 from orchestrator.api import connection
 from orchestrator.sandboxes.channel import Value
+from orchestrator.workers.connection import connections as worker_connections
+from orchestrator.workers.counts import Counts
+from tests.links import linked
 
 pytestmark = pytest.mark.anyio
 
@@ -50,36 +53,49 @@ class Served:
             writer.close()
 
 
+@pytest.fixture(params=["one process", "worker"])
+def process(request: pytest.FixtureRequest) -> str:
+    """Who speaks HTTP: the process that has the app, or one of several."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def served(make_api: Any) -> AsyncIterator[Served]:
-    async with serving(await make_api(default_version="3.12", max_connections=5)) as served:
+async def served(make_api: Any, process: str) -> AsyncIterator[Served]:
+    async with serving(await make_api(default_version="3.12", max_connections=5), process) as served:
         yield served
 
 
 @pytest.fixture
-async def hasty(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+async def hasty(make_api: Any, process: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     """One that cuts off whom it waits for a fifth of a second."""
     monkeypatch.setattr(connection, "SWEEP_S", 0.02)
     api = await make_api(default_version="3.12", header_timeout_s=0.2, body_timeout_s=0.2, reply_timeout_s=0.2)
-    async with serving(api) as served:
+    async with serving(api, process) as served:
         yield served
 
 
 @asynccontextmanager
-async def serving(api: Any) -> AsyncIterator[Served]:
+async def serving(api: Any, process: str) -> AsyncIterator[Served]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(api.app, http=connection.connections(api.settings), log_config=None, lifespan="on", ws="none")
-    )
-    running = asyncio.create_task(server._serve([listener]))
-    sweeping = asyncio.create_task(connection.sweep(server, api.settings.max_unread_bytes))
-    served = Served(api, server, listener.getsockname()[1])
-    await served.until(lambda _: server.started)
-    yield served
-    server.should_exit = True
-    await running
-    sweeping.cancel()
-    await asyncio.gather(sweeping, return_exceptions=True)
+    async with AsyncExitStack() as stack:
+        app, http = api.app, connection.connections(api.settings)
+        if process == "worker":
+            await stack.enter_async_context(api.app.router.lifespan_context(api.app))
+            app = (await stack.enter_async_context(linked(api.app))).edge
+            counts = Counts.created(1)
+            stack.callback(counts.close)
+            http = worker_connections(api.settings, counts, 0)
+        config = connection.configured(app, api.settings, http=http, lifespan="off" if process == "worker" else "on")
+        server = uvicorn.Server(config)
+        running = asyncio.create_task(server._serve([listener]))
+        sweeping = asyncio.create_task(connection.sweep(server, lambda _: api.settings.max_unread_bytes))
+        served = Served(api, server, listener.getsockname()[1])
+        await served.until(lambda _: server.started)
+        yield served
+        server.should_exit = True
+        await running
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
     listener.close()
 
 
