@@ -96,23 +96,10 @@ def test_a_session_finds_its_imports_done_in_a_sandbox_that_is_its_own(pooled: S
     assert described.json()["value"]["name"] == "tiny.main"
     both = {first.value("random.random"), second.value("random.random")}
     assert len(both) == 2
+    assert second.call("time.sleep", 1000, timeout=0.2)["code"] == "timeout"
+    assert second.value(["tiny", "importer"]) == 1  # the fresh worker has them too
     for session in (first, second):
         session.close()
-
-
-def test_a_timeout_in_a_warm_sandbox_leaves_the_imports_done(pooled: Server) -> None:
-    session = hit(pooled, dependencies=["tiny"])
-    assert session.call("time.sleep", 1000, timeout=0.2)["code"] == "timeout"
-    assert session.value(["tiny", "importer"]) == 1
-    session.close()
-
-
-def test_sessions_with_variables_start_their_own(pooled: Server) -> None:
-    hit(pooled, dependencies=["tiny"]).close()
-    session = pooled.session(dependencies=["tiny"], env={"MINE": "1"})
-    assert cold(session) == "session"
-    assert session.value("os.getenv", "MINE") == "1"
-    session.close()
 
 
 def test_imports_that_hang_cost_no_setup(pooled: Server) -> None:
