@@ -115,6 +115,7 @@ class DriverBackend:
             disk_mb=resources.disk_mb,
             network="egress" if spec.network == "egress" else "none",
             labels=_labels(labels),
+            owner=spec.owner,
         )
         work = asyncio.ensure_future(self._driver.ask(verb, messages.Made))
         try:

@@ -19,6 +19,7 @@ MAX_REQUIREMENTS = 1000
 # \A and \Z: the patterns are searched for, and "$" would let a newline follow.
 SandboxId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 InstanceId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+OwnerId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{0,16}\Z")]  # a digest: for turns, and to nothing else
 SessionId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 EnvironmentId = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9.-]{0,99}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -73,6 +74,7 @@ class Start(_Verb, frozen=True, tag="start"):
     disk_mb: Positive
     network: Literal["none", "egress"]
     labels: Labels
+    owner: OwnerId = ""
 
 
 class OpenLink(_Verb, frozen=True, tag="open_link"):

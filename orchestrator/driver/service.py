@@ -27,6 +27,7 @@ from orchestrator.sandboxes.backend import (
 from orchestrator.sandboxes.link import Link
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
+from orchestrator.turns import Turns
 
 SESSION_LABEL = "io.kodou.session"
 # Of the server that asked. Not the label that a server's own sandboxes carry: there it is the driver's, on Docker.
@@ -54,7 +55,7 @@ class Service:
         self._images = backend.images
         self._sandboxes: dict[str, Sandbox] = {}  # those that were seen, which are all as long as none is missed
         self._starting = 0
-        self._starts = asyncio.Semaphore(settings.max_starts)
+        self._starts = Turns(settings.max_starts)
         self._builds = asyncio.Semaphore(settings.max_builds)
         self._preparing: asyncio.Task[None] | None = None
 
@@ -121,6 +122,7 @@ class Service:
                 labels=_image_labels(verb.environment_id, lock, interpreter),
                 timeout_s=self._build_time(verb.timeout_s),
                 log_tail_bytes=self._settings.build_log_tail_bytes,
+                hashes=[file.sha256 for file in verb.files],
             )
             async with aclosing(self._images.build(order)) as events:  # type: ignore[type-var]  # they are generators
                 async for event in events:
@@ -158,7 +160,7 @@ class Service:
         await self._make_room()
         self._starting += 1
         try:
-            async with self._starts:
+            async with self._starts.turn(f"{verb.labels.instance}/{verb.owner}"):
                 image = await self._images.find(verb.environment_id)
                 if image is None:
                     msg = f"the image of environment {verb.environment_id} is gone; set the environment up again"

@@ -4,7 +4,6 @@ import asyncio
 
 from orchestrator.environments.build import Build, Built
 from orchestrator.environments.catalog import Catalog
-from orchestrator.environments.images import measure
 from orchestrator.environments.index import Index
 from orchestrator.environments.lock import Lock, environment_id
 from orchestrator.environments.lock_document import LockDocument
@@ -39,8 +38,10 @@ class Assembly:
     async def standing(self, environment: Environment) -> Built | None:
         """The environment with its image, if that is the one that was built: whoever has the engine can give another its
         name."""
+        if environment.state is not EnvironmentState.READY:
+            return None
         image = await self._images.find(environment.id)
-        if image is None or environment.state is not EnvironmentState.READY or image.ref != environment.image_ref:
+        if image is None or image.ref != environment.image_ref:
             return None
         return Built(environment, image, reused=True)
 
@@ -68,7 +69,6 @@ class Assembly:
             except Exception as exc:
                 await self._catalog.failed(id, type(exc).__name__)
                 raise
-        measure(await self._images.list())
         return Built(ready, made, reused=image is not None)
 
     async def _made(
@@ -99,4 +99,5 @@ class Assembly:
             },
             timeout_s=self._settings.build_timeout_s,
             log_tail_bytes=self._settings.build_log_tail_bytes,
+            hashes=[file.sha256 for file in lock.files],
         )

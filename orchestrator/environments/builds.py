@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,6 +13,7 @@ from orchestrator import telemetry
 from orchestrator.environments.assembly import Assembly
 from orchestrator.environments.build import Build, Built
 from orchestrator.environments.catalog import Catalog
+from orchestrator.environments.images import measure
 from orchestrator.environments.lock import Lock, LockedFile, id_of
 from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.locks import EnvironmentLocks
@@ -237,6 +239,9 @@ class Environments:
                 telemetry.BUILDS.labels("ready").inc()
                 telemetry.BUILD_SECONDS.observe(perf_counter() - started)
             build.finish(built)
+            if not built.reused:
+                with suppress(KodouError):  # nobody waits for this
+                    measure(await self._images.list())
 
     async def _in_time(self, work: Coroutine[None, None, Built]) -> Built:
         try:

@@ -47,6 +47,7 @@ class SandboxSpec:
     resources: Resources
     network: str = "none"
     nofile: int = 1024
+    owner: str = ""  # whose it is, as hex digits; where starts wait, owners take turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,9 @@ class BuildOrder:
     labels: Mapping[str, str]
     timeout_s: float
     log_tail_bytes: int
+    hashes: Sequence[
+        str
+    ] = ()  # SHA-256 (hex) of each of `files`; none: nothing of it is shared with other environments
 
 
 class SandboxBackend(Protocol):

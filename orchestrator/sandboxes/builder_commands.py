@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,9 +16,10 @@ from orchestrator.environments.explain import resolve_failure, tail
 from orchestrator.environments.index import Index
 from orchestrator.environments.index_proxy import IndexProxy
 from orchestrator.environments.uv import ca_bundle, shared_uv
-from orchestrator.errors import BuildFailed, Defect, KodouError, StoreBusy
-from orchestrator.sandboxes.backend import BuildEvent, BuildOrder
+from orchestrator.errors import BuildFailed, Defect, KodouError, NotFound, StoreBusy
+from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image
 from orchestrator.sandboxes.build_log import BuildLog
+from orchestrator.sandboxes.foundation import Foundation, found, missing
 from orchestrator.sandboxes.layout import BUILD, ENV, INDEX
 from orchestrator.sandboxes.workspace import Workspace
 from orchestrator.settings import Settings
@@ -27,6 +28,10 @@ PROBE_TIMEOUT_S = 60.0
 MAX_PROBE_BYTES = 65_536
 MAX_LOCK_BYTES = 8 * 1024 * 1024
 MB = 1024 * 1024
+
+
+# Keeps what was built in a workspace, upon a foundation.
+Commit = Callable[[Workspace, Foundation | None], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,19 @@ class Builder(Protocol):
 class Building(Protocol):
     """Starts a builder with an interpreter's base, and ends it however the block is left. Raises `EngineUnavailable`.
 
-    `arguments` follow `boot.py`. The workspace is mounted at BUILD and INDEX; ENV can be written where `writable`.
+    `arguments` follow `boot.py`. The workspace is mounted at BUILD and INDEX; ENV can be written where `writable`, and may
+    hold the `foundation` already, or not: then `commit` puts both together. Raises `NotFound`: the foundation is gone.
     """
 
     def __call__(
-        self, workspace: Workspace, base: str, arguments: Sequence[str], *, timeout_s: float, writable: bool = False
+        self,
+        workspace: Workspace,
+        base: str,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        writable: bool = False,
+        foundation: Foundation | None = None,
     ) -> AbstractAsyncContextManager[Builder]: ...
 
 
@@ -105,16 +118,34 @@ class BuilderCommands:
             raise BuildFailed(msg, log_tail="")
         return lock.decode(errors="replace")
 
-    async def install(
-        self, order: BuildOrder, commit: Callable[[Workspace, Builder], Awaitable[None]]
+    async def install(self, order: BuildOrder, commit: Commit, images: Sequence[Image]) -> AsyncGenerator[BuildEvent]:
+        """Install the order's files, or what one of `images` lacks of them; `commit` then keeps the result, before the
+        builder goes. Raises `BuildFailed`."""
+        foundation = await asyncio.to_thread(found, order, images)
+        if foundation is not None:
+            with suppress(NotFound):  # pruned meanwhile: all of it anew
+                async with aclosing(self._install(order, commit, foundation)) as events:
+                    async for event in events:
+                        yield event
+                return
+        async with aclosing(self._install(order, commit, None)) as events:
+            async for event in events:
+                yield event
+
+    async def _install(
+        self, order: BuildOrder, commit: Commit, foundation: Foundation | None
     ) -> AsyncGenerator[BuildEvent]:
-        """Install the order's files; `commit` then keeps the result, before the builder goes. Raises `BuildFailed`."""
         record = BuildLog(tail_bytes=order.log_tail_bytes)
         async with self._workspace() as workspace, self._index_for(order, workspace) as index:
-            await workspace.add(order.files, into=workspace.files)
+            await workspace.add(missing(order, foundation), into=workspace.files)
             arguments = ["install", "--files", f"{BUILD}/files", "--env", ENV, *await self._uv(workspace), *index]
             async with self._building(
-                workspace, order.interpreter.base, arguments, timeout_s=order.timeout_s, writable=True
+                workspace,
+                order.interpreter.base,
+                arguments,
+                timeout_s=order.timeout_s,
+                writable=True,
+                foundation=foundation,
             ) as builder:
                 async for out, err in builder.output():
                     for event in (*record.stdout(out), *record.stderr(err)):
@@ -125,7 +156,7 @@ class BuilderCommands:
                 if ended.exit_code != 0:
                     raise await asyncio.to_thread(self._failure, ended.exit_code, record.tail())
                 yield BuildEvent("commit")
-                await commit(workspace, builder)
+                await commit(workspace, foundation)
 
     def _failure(self, exit_code: int, log_tail: str) -> KodouError:
         """Why an installer failed. That a disk is full it says itself, and is believed where that can be: a build may take

@@ -11,6 +11,6 @@ RUNNER = (f"{LIB}/runner/boot.py", f"{LINK}/s")
 RUNNER_COMMAND = (f"{ENV}/bin/python", "-I", *RUNNER)
 BARE_PYTHON = f"{LIB}/python/bin/python"  # of the backends without an engine: no packages (`library`)
 LANDLOCK = f"{LIB}/runner/landlock.py"
-BUILDER_COMMAND = ("-I", f"{LIB}/builder/boot.py")  # after the interpreter
+BUILDER_COMMAND = ("-I", "-S", f"{LIB}/builder/boot.py")  # after the interpreter
 
 VARIABLES = {"PATH": f"{ENV}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": TMP, "TMPDIR": TMP, "LANG": "C.UTF-8"}

@@ -1,6 +1,7 @@
 """Sandboxes for sessions: started, configured, taken up again and stopped, through the backend."""
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,6 +20,7 @@ from orchestrator.turns import Turns
 
 T = TypeVar("T")
 
+_OWNER_DIGITS = 16
 LEAST_CONNECT_S = 1.0  # for the runner to answer, when the engine took all the time there was
 
 
@@ -157,7 +159,7 @@ class Sandboxes:
         deadline = time.monotonic() + self._settings.sandbox_start_timeout_s
         sandbox = await self._backend.start(
             image,
-            SandboxSpec(resources=session.resources, network=session.network),
+            SandboxSpec(resources=session.resources, network=session.network, owner=_digest(session.owner)),
             labels={SESSION_LABEL: session.id, INSTANCE_LABEL: self.instance},
         )
         try:
@@ -190,6 +192,10 @@ class Sandboxes:
             fsize_bytes=resources.disk_mb * 1024 * 1024,
             egress=session is not None and session.network == "egress",
         )
+
+
+def _digest(owner: str) -> str:
+    return hashlib.sha256(owner.encode()).hexdigest()[:_OWNER_DIGITS]
 
 
 def kept(sandbox: Sandbox | None, instance: str) -> Mapping[str, str]:

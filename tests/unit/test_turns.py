@@ -1,8 +1,11 @@
 """Who waits for whom."""
 
 import asyncio
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.turns import Turns
 
@@ -79,3 +82,29 @@ async def test_who_takes_spare_turns_only_waits_for_all_others() -> None:
     await asyncio.gather(kept, *tasks)
     assert done == ["ada", "bob", "spare"]
     await turns.acquire_spare()  # at once, where there is one
+
+
+@given(st.integers(1, 4), st.lists(st.sampled_from("abcd"), max_size=40))
+async def test_while_two_owners_wait_neither_gets_more_than_one_turn_ahead(at_once: int, owners: list[str]) -> None:
+    turns, done = Turns(at_once), list[tuple[str, int]]()
+    for _ in range(at_once):
+        await turns.acquire("first")
+
+    async def work(owner: str, number: int) -> None:
+        await turns.acquire(owner)
+        done.append((owner, number))
+
+    tasks = [asyncio.create_task(work(owner, number)) for number, owner in enumerate(owners)]
+    await asyncio.sleep(0)
+    for count in range(len(owners)):
+        turns.release()
+        await asyncio.sleep(0)
+        assert len(done) == count + 1
+        had = Counter(owner for owner, _ in done)
+        waiting = [had[owner] for owner in set(owners) if had[owner] < owners.count(owner)]
+        assert not waiting or max(had.values()) <= min(waiting) + 1
+    await asyncio.gather(*tasks)
+    for owner in set(owners):  # each one's own in the order of their coming
+        assert [number for each, number in done if each == owner] == sorted(
+            number for number, each in enumerate(owners) if each == owner
+        )

@@ -14,7 +14,7 @@ from typing import IO, Protocol
 
 from orchestrator.sandboxes.bubblewrap.options import Mount
 from orchestrator.sandboxes.builder_commands import Ended
-from orchestrator.sandboxes.directories.trees import TreeTooDeep, measure
+from orchestrator.sandboxes.directories.trees import TreeTooDeep, Usage, measure
 from orchestrator.sandboxes.layout import VARIABLES
 
 MB = 1024 * 1024
@@ -63,9 +63,12 @@ class WriteLimits:
     def exceeded(self) -> str | None:
         """The limit that is exceeded, fit for the caller. Blocks."""
         try:
-            usage = measure(self.root, max_files=self.files)
+            return self.exceeded_by(measure(self.root, max_files=self.files))
         except TreeTooDeep:
             return "the environment's directories nest too deep"
+
+    def exceeded_by(self, usage: Usage) -> str | None:
+        """The same for what was measured."""
         if usage.bytes > self.disk_mb * MB:
             return f"the environment is larger than {self.disk_mb} MB"
         if usage.files > self.files:

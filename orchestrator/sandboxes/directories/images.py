@@ -5,12 +5,13 @@ whole, by one rename, and belongs to the server: what built it can write it no m
 """
 
 import asyncio
+import builtins
 import hashlib
 import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,10 +23,11 @@ from packaging.version import Version
 from orchestrator.errors import BuildFailed, Defect, KodouError, NotFound
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
 from orchestrator.sandboxes.bubblewrap.options import Mount
-from orchestrator.sandboxes.builder_commands import Builder, BuilderCommands
+from orchestrator.sandboxes.builder_commands import BuilderCommands
 from orchestrator.sandboxes.directories import trees
 from orchestrator.sandboxes.directories.builders import BuilderJob, BuilderRuns, WatchedBuilder, WriteLimits, building
 from orchestrator.sandboxes.directories.handles import HandleFiles
+from orchestrator.sandboxes.foundation import Foundation, sharing
 from orchestrator.sandboxes.interpreters import candidates, described
 from orchestrator.sandboxes.layout import BUILD, BUILDER_COMMAND, ENV, INDEX, LIB
 from orchestrator.sandboxes.library import runner_version, sources_digest, write_bare_interpreter, write_library
@@ -79,21 +81,18 @@ class DirectoryImages:
     async def lock_in_sandbox(self, interpreter: Interpreter, requirements: Sequence[str], *, timeout_s: float) -> str:
         return await self._commands.lock(interpreter.base, requirements, timeout_s=timeout_s)
 
-    def build(self, order: BuildOrder) -> AsyncIterator[BuildEvent]:
-        return self._commands.install(order, partial(self._commit, order))
+    async def build(self, order: BuildOrder) -> AsyncIterator[BuildEvent]:
+        images = await self.list()
+        async with aclosing(self._commands.install(order, partial(self._commit, order), images)) as events:
+            async for event in events:
+                yield event
 
     async def find(self, environment_id: str) -> Image | None:
         found = await asyncio.to_thread(self._read, environment_id)
         return None if found is None else _image(environment_id, found)
 
     async def list(self) -> list[Image]:
-        def names() -> list[str]:
-            with suppress(FileNotFoundError):
-                return sorted(path.name for path in self._settings.environments_dir.iterdir())
-            return []
-
-        found = [await self.find(name) for name in await asyncio.to_thread(names) if _ID.fullmatch(name)]
-        return [image for image in found if image is not None]
+        return await asyncio.to_thread(self._list)
 
     async def remove(self, image: Image) -> bool:
         return await asyncio.to_thread(self._remove, image)
@@ -155,6 +154,11 @@ class DirectoryImages:
         finally:
             await asyncio.to_thread(trees.delete, new)
 
+    def _compiled(self, base: str) -> Path | None:
+        """The library's copy for an interpreter, with its bytecode. None: that is not made yet."""
+        digests = [each.digest for each in self._offered.values() if each.base == base]
+        return self._library(digests[0]) if digests else None
+
     def _library(self, digest: str) -> Path:
         return self._settings.data_dir / "tools" / f"lib-{digest[:_DIGEST_DIGITS]}"
 
@@ -162,10 +166,20 @@ class DirectoryImages:
 
     @asynccontextmanager
     async def _building(
-        self, workspace: Workspace, base: str, arguments: Sequence[str], *, timeout_s: float, writable: bool = False
+        self,
+        workspace: Workspace,
+        base: str,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        writable: bool = False,
+        foundation: Foundation | None = None,
     ) -> AsyncIterator[WatchedBuilder]:
-        library = workspace.root / "lib"
-        await asyncio.to_thread(write_library, library)
+        """What is built upon a foundation is put beside it afterwards: no builder ever sees another environment's files."""
+        library = self._compiled(base)
+        if library is None:
+            library = workspace.root / "lib"
+            await asyncio.to_thread(write_library, library)
         mounts = [Mount(library, LIB), Mount(workspace.build, BUILD), Mount(workspace.index, INDEX)]
         limits = None
         if writable:
@@ -177,24 +191,28 @@ class DirectoryImages:
         async with building(self._run, job, limits) as builder:
             yield builder
 
-    async def _commit(self, order: BuildOrder, workspace: Workspace, _: Builder) -> None:
-        await asyncio.to_thread(self._keep, order, _image_directory(workspace))
+    async def _commit(self, order: BuildOrder, workspace: Workspace, foundation: Foundation | None) -> None:
+        await asyncio.to_thread(self._keep, order, _image_directory(workspace), foundation)
 
-    def _keep(self, order: BuildOrder, new: Path) -> None:
+    def _keep(self, order: BuildOrder, new: Path, foundation: Foundation | None) -> None:
         env = new / "env"
+        most = self._settings.build_files
         try:
             trees.take_over(env)
+            if foundation is not None:
+                trees.add_links(self._directory(foundation.image.ref) / "env", env)
+            usage = trees.measure(env, max_files=most)
         except trees.TreeTooDeep as exc:
             msg = "the environment's directories nest too deep"
             raise BuildFailed(msg, log_tail="") from exc
-        exceeded = WriteLimits(env, self._settings.build_disk_mb, self._settings.build_files).exceeded()
+        exceeded = WriteLimits(env, self._settings.build_disk_mb, most).exceeded_by(usage)
         if exceeded is not None:
             raise BuildFailed(exceeded, log_tail="")
         about = {
             "environment_id": order.environment_id,
             "created_at": datetime.now(UTC).isoformat(),
-            "size_bytes": trees.measure(env, max_files=self._settings.build_files).bytes,
-            "labels": dict(order.labels),
+            "size_bytes": usage.bytes,
+            "labels": {**order.labels, **sharing(order, foundation, count=usage.files)},
             "interpreter": {"base": order.interpreter.base, "digest": order.interpreter.digest},
         }
         (new / "image.json").write_text(json.dumps(about))
@@ -206,6 +224,13 @@ class DirectoryImages:
             new.rename(final)
 
     # --- images ---
+
+    def _list(self) -> builtins.list[Image]:
+        names = []
+        with suppress(FileNotFoundError):
+            names = sorted(path.name for path in self._settings.environments_dir.iterdir())
+        read = {name: self._read(name) for name in names if _ID.fullmatch(name)}
+        return [_image(name, about) for name, about in read.items() if about is not None]
 
     def _read(self, environment_id: str) -> dict[str, Any] | None:
         try:

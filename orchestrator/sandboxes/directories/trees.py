@@ -4,12 +4,17 @@ Every directory is opened relative to its parent's descriptor and never through 
 leads nowhere else. All of it blocks: call it in a thread.
 """
 
+import errno
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from orchestrator.errors import NotFound
 
 MAX_DEPTH = 64  # of directories; each level keeps one descriptor open
 BLOCK_BYTES = 512  # of st_blocks
@@ -58,6 +63,17 @@ def take_over(root: Path) -> None:
             os.chmod(name, 0o755 if open_to_all else 0o644, dir_fd=parent)
 
 
+def add_links(source: Path, target: Path) -> None:
+    """Give a tree of ours all that another has and it has not: the same files, under further names. Raises `NotFound`: the
+    other is gone; `OSError`."""
+    try:
+        _add_links(str(source), str(target))
+        source.stat()  # if it was taken away meanwhile, a listing may have ended early
+    except FileNotFoundError as exc:
+        msg = f"{source} is gone"
+        raise NotFound(msg) from exc
+
+
 def delete(root: Path) -> None:
     """Delete a tree, however deep; already gone is success. Raises `OSError` if something of it stays."""
     if os.geteuid() != 0 and root.is_dir():  # root needs no permission; others may have been shut out by what built it
@@ -67,6 +83,28 @@ def delete(root: Path) -> None:
     if done.returncode != 0:
         msg = f"{root} could not be deleted: {done.stderr.decode(errors='replace').strip()}"
         raise OSError(msg)
+
+
+def _add_links(source: str, target: str) -> None:
+    """Thousands of files: plain strings, and no look at each."""
+    with os.scandir(source) as entries:
+        for entry in entries:
+            there = f"{target}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                with suppress(FileExistsError):
+                    Path(there).mkdir()
+                    Path(there).chmod(0o755)  # whatever the umask is
+                if stat.S_ISDIR(os.lstat(there).st_mode):
+                    _add_links(entry.path, there)
+                continue
+            try:
+                os.link(entry.path, there, follow_symlinks=False)
+            except FileExistsError:
+                continue
+            except OSError as exc:
+                if exc.errno != errno.EMLINK:  # of one file, file systems take some ten thousand names
+                    raise
+                shutil.copy2(entry.path, there, follow_symlinks=False)
 
 
 def _entries(root: Path) -> Iterator[tuple[int, str, os.stat_result]]:

@@ -60,7 +60,8 @@ class DockerBackend:
         self._uids = Uids(settings.sandbox_uid_base, settings.sandbox_uid_count)
         self._looking = asyncio.Lock()
         trial = None if settings.docker_runtime is None else self._try
-        self.images: ImageStore = DockerImages(settings, self._engine, instance=self._instance, trial=trial)
+        self._images = DockerImages(settings, self._engine, instance=self._instance, trial=trial)
+        self.images: ImageStore = self._images
 
     async def ping(self, *, timeout_s: float) -> None:
         """Raises `EngineUnavailable` if the engine does not answer in time."""
@@ -179,6 +180,7 @@ class DockerBackend:
             link.close()
         self._links.clear()
         await self._egress.aclose()
+        await self._images.settled()
         await self._engine.aclose()
 
     async def _remove(self, sandbox_id: str, container: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from docker import APIClient
 
 from orchestrator.errors import KodouError
 from orchestrator.sandboxes.builder_commands import Ended
-from orchestrator.sandboxes.directories.trees import TreeTooDeep, measure
+from orchestrator.sandboxes.directories.trees import TreeTooDeep, Usage, measure
 from orchestrator.sandboxes.docker.engine import Engine
 from orchestrator.sandboxes.docker.options import MB
 from orchestrator.sandboxes.docker.verbs import Attachment, create_container, gone_is_success, remove_container
@@ -27,6 +27,7 @@ class Limits:
     timeout_s: float
     disk_mb: int
     files: int
+    below: Usage  # what its image holds already of the environment
 
 
 class DockerBuilder:
@@ -85,22 +86,28 @@ class DockerBuilder:
         """The limit on its layer that it went over, fit for the caller."""
         limits = self._limits
         try:
-            taken, files = _layer(client, self._name, max_files=limits.files)
+            usage = layer_usage(client, self._name, max_files=limits.files)
         except TreeTooDeep:
             return "the environment's directories nest too deep"
-        if taken > limits.disk_mb * MB:
+        if usage.bytes + limits.below.bytes > limits.disk_mb * MB:
             return f"the environment is larger than {limits.disk_mb} MB"
-        if files > limits.files:
+        if usage.files + limits.below.files > limits.files:
             return f"the environment holds more than {limits.files} files"
         return None
 
 
 @asynccontextmanager
 async def building(
-    engine: Engine, name: str, body: dict[str, Any], limits: Limits, *, writable: bool
+    engine: Engine,
+    name: str,
+    body: dict[str, Any],
+    limits: Limits,
+    *,
+    writable: bool,
+    behind: Callable[[Coroutine[Any, Any, None]], None] | None,
 ) -> AsyncIterator[DockerBuilder]:
-    """Start a builder sandbox called `name`; it is removed when the block is left, however that comes.
-    Raises `NotFound` if its image is gone, `EngineUnavailable`."""
+    """Start a builder sandbox called `name`; it is removed when the block is left, however that comes: by `behind`, if
+    given, where all went well. Raises `NotFound` if its image is gone, `EngineUnavailable`."""
     attachments: list[Attachment] = []
 
     def start(client: APIClient) -> None:
@@ -113,27 +120,32 @@ async def building(
         await engine.run_through(start)
         builder = DockerBuilder(engine, name, attachments[0], limits, writable=writable)
         yield builder
-    finally:
+        await builder.aclose()
+    except BaseException:
         if builder is not None:
             await builder.aclose()
         await engine.run_through(lambda client: _end(client, name, attachments))
+        raise
+    if behind is None:
+        await engine.run_through(lambda client: _end(client, name, attachments))
+    else:
+        behind(engine.run(lambda client: _end(client, name, attachments)))
 
 
-def layer_bytes(client: APIClient, name: str) -> int:
-    """What a container has written to its root, as the engine counts it. Blocks."""
+def _layer_bytes(client: APIClient, name: str) -> int:
+    """What a container has written to its root, as the engine counts it."""
     found = client.containers(all=True, size=True, filters={"name": f"^/{name}$"})
     return int(found[0].get("SizeRw", 0)) if found else 0
 
 
-def _layer(client: APIClient, name: str, *, max_files: int) -> tuple[int, int]:
-    """Bytes and files that a container has written to its root."""
+def layer_usage(client: APIClient, name: str, *, max_files: int) -> Usage:
+    """What a container has written to its root; counting ends past `max_files`. Blocks. Raises `TreeTooDeep`."""
     layer = client.inspect_container(name)["GraphDriver"].get("Data") or {}
     upper = Path(layer.get("UpperDir", ""))
     try:
-        usage = measure(upper, max_files=max_files)
+        return measure(upper, max_files=max_files)
     except OSError:  # the engine's files are not ours to read: ask it, which takes a second and more
-        return layer_bytes(client, name), len(client.diff(name) or ())
-    return usage.bytes, usage.files
+        return Usage(_layer_bytes(client, name), len(client.diff(name) or ()))
 
 
 def _state_at_end(client: APIClient, name: str) -> dict[str, Any]:

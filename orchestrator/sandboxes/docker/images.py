@@ -2,10 +2,11 @@
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from docker import APIClient
 from packaging.version import Version
@@ -13,7 +14,8 @@ from packaging.version import Version
 from orchestrator.errors import EngineUnavailable, KodouError, NotFound
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
 from orchestrator.sandboxes.builder_commands import Builder, BuilderCommands
-from orchestrator.sandboxes.docker.builder import Limits, building, layer_bytes
+from orchestrator.sandboxes.directories.trees import Usage
+from orchestrator.sandboxes.docker.builder import Limits, building, layer_usage
 from orchestrator.sandboxes.docker.engine import Engine, EngineConflict
 from orchestrator.sandboxes.docker.gvisor import is_gvisor
 from orchestrator.sandboxes.docker.options import (
@@ -29,6 +31,7 @@ from orchestrator.sandboxes.docker.options import (
 )
 from orchestrator.sandboxes.docker.runner_image import RunnerImage, ensure, remove_superseded
 from orchestrator.sandboxes.docker.verbs import commit_container, inspect_image, remove_container
+from orchestrator.sandboxes.foundation import Foundation, sharing
 from orchestrator.sandboxes.interpreters import described
 from orchestrator.sandboxes.layout import BUILD, INDEX
 from orchestrator.sandboxes.seccomp import profile_json
@@ -58,6 +61,7 @@ class DockerImages:
         self._commands = BuilderCommands(settings, self._building)
         self._offered: dict[str, Interpreter] = {}  # by base, as settings name it
         self._preparing = asyncio.Lock()
+        self._removals: set[asyncio.Task[None]] = set()
         self._left = False  # the engine went away in a build: its builder may be there still
 
     async def prepare(self) -> None:
@@ -78,8 +82,8 @@ class DockerImages:
         return await self._commands.lock(interpreter.base, requirements, timeout_s=timeout_s)
 
     async def build(self, order: BuildOrder) -> AsyncIterator[BuildEvent]:
-        await self._ensure(order.interpreter)
-        async with aclosing(self._commands.install(order, partial(self._commit, order))) as events:
+        _, images = await asyncio.gather(self._ensure(order.interpreter), self.list())
+        async with aclosing(self._commands.install(order, partial(self._commit, order), images)) as events:
             async for event in events:
                 yield event
 
@@ -107,6 +111,7 @@ class DockerImages:
         return images
 
     async def remove(self, image: Image) -> bool:
+        await self.settled()  # a builder that is no more than a name may count as its user
         try:
             await self._engine.run(lambda client: client.remove_image(image.ref))
         except NotFound:
@@ -143,11 +148,18 @@ class DockerImages:
 
     @asynccontextmanager
     async def _building(
-        self, workspace: Workspace, base: str, arguments: Sequence[str], *, timeout_s: float, writable: bool = False
+        self,
+        workspace: Workspace,
+        base: str,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        writable: bool = False,
+        foundation: Foundation | None = None,
     ) -> AsyncIterator[Builder]:
         settings = self._settings
         body = builder_body(
-            base,
+            base if foundation is None else foundation.image.ref,
             arguments,
             instance=self._instance,
             memory_mb=settings.build_memory_mb,
@@ -157,32 +169,52 @@ class DockerImages:
             writable_mb=settings.build_disk_mb if writable else None,
             mounts={BUILD: workspace.build, INDEX: workspace.index},
         )
-        limits = Limits(timeout_s, settings.build_disk_mb, settings.build_files)
+        limits = Limits(timeout_s, settings.build_disk_mb, settings.build_files, _below(foundation))
         name = f"{CONTAINER_PREFIX}{workspace.id}"
         if self._left:
             await self._remove_left_behind()
             self._left = False
+        behind = self._behind if writable else None  # an image was made, which serves meanwhile
         try:
-            async with building(self._engine, name, body, limits, writable=writable) as builder:
+            async with building(self._engine, name, body, limits, writable=writable, behind=behind) as builder:
                 yield builder
         except EngineUnavailable:
             self._left = True
             raise
 
-    async def _commit(self, order: BuildOrder, workspace: Workspace, _builder: Builder) -> None:
+    async def _commit(self, order: BuildOrder, workspace: Workspace, foundation: Foundation | None) -> None:
         """The builder's root becomes an image; it is named with the last step, so there is never half of one."""
         container = f"{CONTAINER_PREFIX}{workspace.id}"
+        most = self._settings.build_files
+        usage = await self._engine.run(lambda client: layer_usage(client, container, max_files=most))
+        below = _below(foundation)
         labels = {
             **order.labels,
             KIND: ENVIRONMENT_IMAGE,
             INSTANCE: self._instance,
             ENVIRONMENT_ID: order.environment_id,
             INTERPRETER_DIGEST: order.interpreter.digest,
-            LAYER_BYTES: str(await self._engine.run(lambda client: layer_bytes(client, container))),
+            LAYER_BYTES: str(usage.bytes + below.bytes),
+            **sharing(order, foundation, count=usage.files + below.files),
         }
         await self._engine.run_through(
             lambda client: commit_container(client, container, REPOSITORY, order.environment_id, labels)
         )
+
+    def _behind(self, removal: Coroutine[Any, Any, None]) -> None:
+        """Let the removal of a builder go on while its image is used already."""
+        task = asyncio.create_task(removal)
+        self._removals.add(task)
+        task.add_done_callback(self._removed)
+
+    def _removed(self, task: asyncio.Task[None]) -> None:
+        self._removals.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            self._left = True
+
+    async def settled(self) -> None:
+        """Wait for the removals that are under way."""
+        await asyncio.gather(*self._removals, return_exceptions=True)
 
     async def _remove_left_behind(self) -> None:
         """Builder sandboxes and workspaces of this server that no process works with any more."""
@@ -205,6 +237,10 @@ def _image(environment_id: str, labels: Mapping[str, str], size: int, created_at
         created_at=created_at,
         labels=labels,
     )
+
+
+def _below(foundation: Foundation | None) -> Usage:
+    return Usage(0, 0) if foundation is None else Usage(foundation.image.size_bytes, foundation.count)
 
 
 def _moment(text: str) -> datetime:

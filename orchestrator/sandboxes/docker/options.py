@@ -21,7 +21,7 @@ GIVEN = "io.kodou.given"  # names of the labels that `start` was given
 UNSET = "io.kodou.unset"  # names of the variables that the base image sets, comma separated
 
 INTERPRETER_DIGEST = "io.kodou.interpreter"
-LAYER_BYTES = "io.kodou.bytes"  # what an environment adds to its runner image
+LAYER_BYTES = "io.kodou.bytes"  # what an environment adds to its runner image, with all that it is built upon
 REPOSITORY = "kodou/env"  # of environment images; their tag is the environment's id
 
 HOSTS = "127.0.0.1 localhost sandbox\n::1 localhost\n"

@@ -86,6 +86,29 @@ def test_scripts_work_wherever_the_environment_is_moved(files: Path, tmp_path: P
     assert printed.stdout == "alpha runs\n"
 
 
+def test_what_is_there_is_kept_and_not_started(files: Path, tmp_path: Path) -> None:
+    env = tmp_path / "env"
+    wheel(files, "alpha", {"alpha/__init__.py": "x = 1\n", "shared/a.py": "", "alpha.pth": "import alpha_started\n"})
+    wheel(files, "started", {"alpha_started.py": f"open({str(tmp_path / 'ran')!r}, 'w')\n"})
+    assert install(files, env).returncode == 0
+    packages = next((env / "lib").glob("python*")) / "site-packages"
+    before = (packages / "alpha/__init__.py").stat().st_ino
+    for path in files.iterdir():
+        path.unlink()
+    wheel(files, "beta", {"beta.py": "import alpha\n", "shared/b.py": ""})
+    done = install(files, env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {event["package"] for event in events(done)} == {None, "beta"}
+    assert sorted(path.name for path in (packages / "shared").glob("*.py")) == ["a.py", "b.py"]
+    assert (packages / "alpha/__init__.py").stat().st_ino == before
+    assert not (tmp_path / "ran").exists()
+    assert {"alpha-command", "beta-command"} <= {path.name for path in (env / "bin").iterdir()}
+    assert {path.name for path in env.iterdir()} <= {"bin", "lib", "lib64", "pyvenv.cfg", ".lock"}
+    run = subprocess.run([env / "bin/python", "-I", "-c", "import beta"], check=False)
+    assert run.returncode == 0
+    assert (tmp_path / "ran").exists()  # it would have been seen
+
+
 def test_what_cannot_be_installed_ends_with_1_and_says_why(files: Path, tmp_path: Path) -> None:
     (files / "broken-1.0-py3-none-any.whl").write_bytes(b"no zip file")
     done = install(files, tmp_path / "env")

@@ -111,9 +111,10 @@ class Recording:
 class Served:
     """A driver in this process: its real socket and decoder, over a backend that records."""
 
-    def __init__(self, path: Path, backend: Recording) -> None:
+    def __init__(self, path: Path, backend: Recording, service: Service) -> None:
         self.path = path
         self.backend = backend
+        self.service = service
 
     async def say(self, body: bytes) -> messages.Reply:
         with await wire.connected(self.path) as connection:
@@ -130,10 +131,11 @@ async def served(**others: object) -> AsyncIterator[Served]:
         own = Settings(data_dir=Path(name), driver_socket=Path(name, "socket"), **others)  # type: ignore[arg-type]
         backend = Recording()
         with opened(Path(name, "socket"), own) as door:
-            server = DriverServer(Service(own, backend), door)  # type: ignore[arg-type]
+            service = Service(own, backend)  # type: ignore[arg-type]
+            server = DriverServer(service, door)
             accepting = asyncio.create_task(server.accept())
             try:
-                yield Served(Path(name, "socket"), backend)
+                yield Served(Path(name, "socket"), backend, service)
             finally:
                 accepting.cancel()
                 await asyncio.gather(accepting, return_exceptions=True)
@@ -191,6 +193,8 @@ TEXTS = [
         {"cpus": 0.0},
         {"pids": 1_000_000},
         {"disk_mb": 1_000_000},
+        {"owner": "eve"},
+        {"owner": "a" * 17},
         {"verb": "exec"},
         {"verb": None},
     ],
@@ -245,6 +249,20 @@ async def test_no_more_sandboxes_than_settings_allow() -> None:
         assert len(driver.backend.asked) == 1
         driver.backend.let.set()
         assert isinstance(await waiting, messages.Made)
+
+
+async def test_a_crowd_of_one_owner_keeps_another_waiting_for_one_start_only() -> None:
+    async with served(max_starts=1) as driver:
+        driver.backend.let = asyncio.Event()
+        starts = []
+        for number, owner in enumerate("aaaab", start=1):
+            starts.append(asyncio.create_task(driver.ask(**{**START, "owner": owner, "memory_mb": number})))
+            while driver.service._starting < number:  # noqa: ASYNC110 - its turn to wait comes by the socket
+                await asyncio.sleep(0.001)
+        driver.backend.let.set()
+        assert all(isinstance(made, messages.Made) for made in await asyncio.gather(*starts))
+        asked = [spec.resources.memory_mb for _, spec, _ in driver.backend.asked]  # type: ignore[misc]
+        assert asked.index(5) == 2  # after the one that ran and the one that was next
 
 
 async def test_an_environments_name_holds_nothing_but_what_it_stands_for(driver: Served) -> None:

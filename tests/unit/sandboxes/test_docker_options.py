@@ -178,7 +178,7 @@ def test_a_sliver_of_a_processor_is_what_the_kernel_can_give() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("Cmd", ["python3", "-I", "/opt/kodou/lib/builder/boot.py", "probe"]),
+        ("Cmd", ["python3", "-I", "-S", "/opt/kodou/lib/builder/boot.py", "probe"]),
         ("Entrypoint", []),
         ("User", "10001:10001"),
         ("AttachStdout", True),
