@@ -141,6 +141,11 @@ class Settings(BaseSettings):
     pool_idle_s: float = Field(
         300, gt=0, description="How long an environment keeps a warm sandbox after its last setup."
     )
+    freeze_idle_s: float = Field(
+        0,
+        ge=0,
+        description="Idleness after which a sandbox is frozen until its next call: threads of its own stand still; 0: never.",
+    )
     max_starts: int = Field(8, ge=1, description="Sandboxes that start at once; more wait.")
     reap_interval_s: float = Field(5, gt=0, description="How often idle sessions and leftovers are looked for.")
     sandbox_start_timeout_s: float = Field(

@@ -32,6 +32,7 @@ CALL_SECONDS = Histogram(
     "kodou_call_seconds", "Calls, from the request read to the reply.", buckets=_CALL_BUCKETS_S, registry=REGISTRY
 )
 SESSIONS = Gauge("kodou_sessions", "Live sessions.", registry=REGISTRY)
+FROZEN_SANDBOXES = Gauge("kodou_frozen_sandboxes", "Sandboxes frozen for want of calls.", registry=REGISTRY)
 POOL_SANDBOXES = Gauge("kodou_pool_sandboxes", "Warm sandboxes that wait for a session.", registry=REGISTRY)
 POOL_CLAIMS = Counter(
     "kodou_pool_claims",

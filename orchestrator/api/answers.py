@@ -24,7 +24,5 @@ async def answer(parts: Parts, principal: Principal, sessionid: str, work: Work,
 def _receipts(outcome: CallOutcome) -> dict[str, str]:
     """As on calls, without the time that the key took to be known, which the framework keeps to itself."""
     headers = dict(call_replies.receipts_of(outcome, 0.0))
-    started = [("start", outcome.started_s)] if outcome.started_s else []
-    phases = [("queue", outcome.queued_s), *started, ("run", outcome.ran_s)]
-    headers[receipts.SERVER_TIMING] = receipts.server_timing(phases)
+    headers[receipts.SERVER_TIMING] = receipts.server_timing(call_replies.phases_of(outcome))
     return {name.decode("ascii"): value.decode("ascii") for name, value in headers.items()}

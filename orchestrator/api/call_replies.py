@@ -71,7 +71,10 @@ async def respond(send: Send, outcome: CallOutcome, wanted: Wanted, *, request_i
 def receipts_of(outcome: CallOutcome, auth_s: float) -> list[Header]:
     """Headers that tell what the call took, what had to be made for it first, and whether the interpreter is a fresh one."""
     auth_ms, queue_ms, run_ms = auth_s * 1000, outcome.queued_s * 1000, outcome.ran_s * 1000
-    if outcome.started_s:
+    if outcome.thawed_s:
+        phases = (("auth", auth_s), *phases_of(outcome))
+        timing = receipts.server_timing(phases)
+    elif outcome.started_s:
         timing = _TIMING_WITH_START % (auth_ms, queue_ms, outcome.started_s * 1000, run_ms)
     else:
         timing = _TIMING % (auth_ms, queue_ms, run_ms)
@@ -82,6 +85,12 @@ def receipts_of(outcome: CallOutcome, auth_s: float) -> list[Header]:
         case TimedOut(restarted=True) | WorkerDied(restarted=True):
             headers.append(RESTARTED)
     return headers
+
+
+def phases_of(outcome: CallOutcome) -> list[tuple[str, float]]:
+    """What the call took, by phases and in seconds."""
+    once = [(name, took) for name, took in (("thaw", outcome.thawed_s), ("start", outcome.started_s)) if took]
+    return [("queue", outcome.queued_s), *once, ("run", outcome.ran_s)]
 
 
 def cold_of(outcome: CallOutcome) -> Header:

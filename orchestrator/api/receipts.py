@@ -22,7 +22,7 @@ DESCRIBED: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "enum": ["none", "session", "environment"]},
     },
     "Server-Timing": {
-        "description": "Milliseconds of each phase that there was: `auth`, `queue`, `build`, `start`, `run`.",
+        "description": "Milliseconds of each phase that there was: `auth`, `queue`, `build`, `start`, `thaw`, `run`.",
         "schema": {"type": "string", "examples": ["auth;dur=0.021, start;dur=212.334"]},
     },
 }

@@ -80,6 +80,7 @@ class Calling:
             spent.queued_s + took.queued_s,
             spent.started_s + took.started_s,
             spent.ran_s + took.ran_s,
+            spent.thawed_s + took.thawed_s,
         )
 
     def ended(self, reply: Reply) -> CallOutcome:

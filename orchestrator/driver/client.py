@@ -136,6 +136,12 @@ class DriverBackend:
     async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
         return (await self._driver.ask(messages.Inspect(sandbox.id), messages.Status)).status
 
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        return (await self._driver.ask(messages.Freeze(sandbox.id), messages.Frozen)).frozen
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        await self._driver.ask(messages.Thaw(sandbox.id), messages.Done)
+
     async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
         await self._driver.ask(messages.Stop(sandbox.id, grace_s), messages.Done)
 

@@ -1,4 +1,4 @@
-"""What the two processes say to each other: thirteen verbs, and their replies. One connection carries one verb.
+"""What the two processes say to each other: fifteen verbs, and their replies. One connection carries one verb.
 
 The verbs are all there is: no image reference, path, container, label, mount or option of the engine can be written in
 them. What a pattern or a bound here does not let pass gets no further than the decoder.
@@ -85,6 +85,14 @@ class Inspect(_Verb, frozen=True, tag="inspect"):
     sandbox_id: SandboxId
 
 
+class Freeze(_Verb, frozen=True, tag="freeze"):
+    sandbox_id: SandboxId
+
+
+class Thaw(_Verb, frozen=True, tag="thaw"):
+    sandbox_id: SandboxId
+
+
 class Stop(_Verb, frozen=True, tag="stop"):
     sandbox_id: SandboxId
     grace_s: Seconds
@@ -127,7 +135,23 @@ class Remove(_Verb, frozen=True, tag="remove"):
     environment_id: EnvironmentId
 
 
-Verb = Hello | Start | OpenLink | Inspect | Stop | Owned | Prepare | Offered | Lock | Build | Find | ListImages | Remove
+Verb = (
+    Hello
+    | Start
+    | OpenLink
+    | Inspect
+    | Freeze
+    | Thaw
+    | Stop
+    | Owned
+    | Prepare
+    | Offered
+    | Lock
+    | Build
+    | Find
+    | ListImages
+    | Remove
+)
 
 
 # --- replies ---
@@ -154,6 +178,10 @@ class Linked(_Reply, frozen=True, tag="linked"):
 
 class Status(_Reply, frozen=True, tag="status"):
     status: SandboxStatus
+
+
+class Frozen(_Reply, frozen=True, tag="frozen"):
+    frozen: bool
 
 
 class Sandboxes(_Reply, frozen=True, tag="sandboxes"):
@@ -205,6 +233,7 @@ Reply = (
     | Made
     | Linked
     | Status
+    | Frozen
     | Sandboxes
     | Interpreters
     | Locked

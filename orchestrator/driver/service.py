@@ -68,6 +68,11 @@ class Service:
                 return _made(await self._start(verb))
             case messages.Inspect():
                 return messages.Status(await self._inspect(verb.sandbox_id))
+            case messages.Freeze():
+                return messages.Frozen(await self._backend.freeze(await self._there(verb.sandbox_id)))
+            case messages.Thaw():
+                await self._backend.thaw(await self._there(verb.sandbox_id))
+                return messages.Done()
             case messages.Stop():
                 await self._stop(verb)
                 return messages.Done()
@@ -94,11 +99,7 @@ class Service:
 
     async def open_link(self, sandbox_id: str) -> Link:
         """The link of one of ours; the caller owns it. Raises `SandboxLost`."""
-        sandbox = await self._known(sandbox_id)
-        if sandbox is None:
-            msg = f"sandbox {sandbox_id} is gone"
-            raise SandboxLost(msg)
-        return await self._backend.open_link(sandbox)
+        return await self._backend.open_link(await self._there(sandbox_id))
 
     async def build(self, verb: Build) -> AsyncIterator[BuildEvent]:
         """Build an environment from files of the wheel store. When the iterator is closed, the build is ended.
@@ -206,6 +207,14 @@ class Service:
         async with self._builds:
             timeout_s = self._build_time(verb.timeout_s)
             return await self._images.lock_in_sandbox(interpreter, wanted, timeout_s=timeout_s)
+
+    async def _there(self, sandbox_id: str) -> Sandbox:
+        """One of ours. Raises `SandboxLost`."""
+        sandbox = await self._known(sandbox_id)
+        if sandbox is None:
+            msg = f"sandbox {sandbox_id} is gone"
+            raise SandboxLost(msg)
+        return sandbox
 
     async def _known(self, sandbox_id: str) -> Sandbox | None:
         """One of this driver's instance. Nothing else can be named."""

@@ -111,8 +111,16 @@ class SandboxBackend(Protocol):
     async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
         """What the engine says of it."""
 
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        """Let none of its processes run until `thaw`; frozen already is success. False: nothing here can do that.
+        It is bounded in time, whatever runs in it. Raises `SandboxLost`: it ended; `EngineUnavailable`: it is frozen or not."""
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        """Let its processes run again, from where they were; not frozen is success. Also after a restart of this process.
+        Raises `SandboxLost`."""
+
     async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
-        """End and remove it, with all that belongs to it on this host. Already gone is success."""
+        """End and remove it, frozen or not, with all that belongs to it on this host. Already gone is success."""
 
     async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
         """All sandboxes, running or not, that carry these labels: what a crash left behind."""

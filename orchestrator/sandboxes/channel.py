@@ -133,6 +133,9 @@ class RunnerChannel(Protocol):
     def alive(self) -> bool:
         """The control connection stands."""
 
+    def idle(self) -> bool:
+        """No call runs or waits, nor the fresh worker after one."""
+
     async def aclose(self) -> None:
         """Close both connections; the runner goes on and may be connected to again. May be called twice."""
 
@@ -251,6 +254,9 @@ class SocketChannel:
 
     def alive(self) -> bool:
         return self.greeted.done() and self._ended is None
+
+    def idle(self) -> bool:
+        return self._running is None
 
     async def aclose(self) -> None:
         self._close("the channel was closed")

@@ -78,6 +78,14 @@ class ProcessBackend:
             return SandboxStatus(running=False, reason="gone")
         return SandboxStatus(running=False, exit_code=child.returncode, reason="exited")
 
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        return False
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        if not (await self.inspect(sandbox)).running:
+            msg = f"sandbox {sandbox.id} has ended"
+            raise SandboxLost(msg)
+
     async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
         await asyncio.to_thread(self._stop, sandbox, grace_s)
 

@@ -39,6 +39,19 @@ def ended(reason: str) -> KodouError:
     return SessionExpired(f"{_ENDS.get(reason, 'the session has ended')}: set up a new one")
 
 
+class Frozen:
+    """A session's sandbox that is frozen or about to be, and the calls that want it to run (`freezing.py`)."""
+
+    __slots__ = ("calls", "done", "door", "runs", "thawing")
+
+    def __init__(self) -> None:
+        self.runs = False  # after all: it has thawed, or cannot be frozen
+        self.done = asyncio.Event()  # it is frozen, or that has failed
+        self.door = asyncio.Lock()  # calls pass one by one, in their order
+        self.calls = 0  # at the door
+        self.thawing: asyncio.Task[None] | None = None
+
+
 class LiveSession:
     """One session of this server. `record` is what the store holds; `state` goes before it."""
 
@@ -47,6 +60,7 @@ class LiveSession:
         "channel",
         "ending",
         "expires",
+        "frozen",
         "last_used",
         "machine",
         "pending",
@@ -68,6 +82,7 @@ class LiveSession:
         self.pending: set[Effect] = set()  # failed, and to be tried again
         self.writing = asyncio.Lock()  # one writes the record at a time
         self.calls = 0  # running and waiting
+        self.frozen: Frozen | None = None  # its sandbox, which has to thaw before the next call
         self.last_used = time.monotonic()  # not the wall clock: its jumps must not end sessions
         self.tokens: set[str] = set()
         self.reviving: asyncio.Task[RunnerChannel] | None = None
@@ -83,7 +98,7 @@ class LiveSession:
         if Effect.STOP_SANDBOX in effects and self.sandbox is not None:
             # Set aside at once, not when the effect is carried out: by then a fresh sandbox may be in its place.
             self.retired.append((self.sandbox, self.channel))
-            self.sandbox = self.channel = None
+            self.sandbox = self.channel = self.frozen = None
         return effects
 
     def idle_s(self) -> float:

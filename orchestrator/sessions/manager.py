@@ -16,6 +16,7 @@ from orchestrator.sandboxes.channel import Events, InForm, Reply, Typed, Violati
 from orchestrator.sandboxes.content import Held
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sessions import recovery
+from orchestrator.sessions.freezing import Freezer
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import CLOSED_BY_OWNER, ENDED, UNCLOSED, LiveSession, Registry, ended
 from orchestrator.sessions.machine import CallBegan, CallEnded
@@ -57,13 +58,14 @@ class Opened:
 @dataclass(slots=True)
 class CallOutcome:
     """`restarted`: the call ran in a fresh sandbox, since the session's had ended before it. It waited for its turn, for
-    that sandbox, and ran, for so many seconds."""
+    that sandbox, and ran, for so many seconds; and for a frozen one to thaw."""
 
     reply: Reply
     restarted: bool
     queued_s: float
     started_s: float
     ran_s: float
+    thawed_s: float = 0.0
 
 
 class SessionManager:
@@ -80,7 +82,10 @@ class SessionManager:
         )
         self._lifecycle = Lifecycle(store, self._sandboxes, self._registry, self._background)
         self._watch = StoreWatch(settings, store, self._registry, self._lifecycle, self._sandboxes.instance)
-        self._reaper = Reaper(settings, store, self._registry, self._lifecycle, self._sandboxes, self._watch)
+        self._freezer = Freezer(settings, self._registry, self._sandboxes, self._lifecycle, self._background)
+        self._reaper = Reaper(
+            settings, store, self._registry, self._lifecycle, self._sandboxes, self._watch, self._freezer
+        )
         self._reaping: asyncio.Task[None] | None = None
         self._claim: recovery.Claim | None = None
         self._under_way = 0  # opens and calls
@@ -185,7 +190,10 @@ class SessionManager:
     async def _run(
         self, live: LiveSession, work: Work, timeout_s: float, until: float | None, events: Events | None
     ) -> CallOutcome:
-        channel, started_s = live.channel, 0.0
+        started_s = thawed_s = 0.0
+        if live.frozen is not None:
+            thawed_s = await self._freezer.thawed(live, live.frozen)
+        channel = live.channel
         if channel is None or not channel.alive():
             began = time.perf_counter()
             channel = await self._lifecycle.revive(live)
@@ -198,7 +206,7 @@ class SessionManager:
                 raise ended(live.machine.reason)
             self._check_not(self._letting_go)  # it is we who have closed the channel; the sandbox stays
             self._lifecycle.lost(live, channel, run.reply.reason)
-        return CallOutcome(run.reply, started_s > 0, run.queued_s, started_s, run.ran_s)
+        return CallOutcome(run.reply, started_s > 0, run.queued_s, started_s, run.ran_s, thawed_s)
 
     def cached(self, sessionid: str, principal: Principal) -> LiveSession | None:
         """The session of a token that was verified before; None: ask `find`. A microsecond or two."""
@@ -268,6 +276,7 @@ class SessionManager:
         for live in self._registry:
             if not self._settings.keep_sessions or live.state is SessionState.STARTING:
                 self._lifecycle.close(live, "shutdown")
+        self._freezer.close()
         await self._background.finished(LAST_WORK_S)
         self._letting_go = True
         for live in self._registry:

@@ -16,6 +16,7 @@ from orchestrator.auth.tokens import LEEWAY_S
 from orchestrator.records import Session, SessionState
 from orchestrator.sandboxes.backend import Sandbox
 from orchestrator.sandboxes.labels import POOLED, SESSION_LABEL
+from orchestrator.sessions.freezing import Freezer
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import ENDED, LiveSession, Registry
 from orchestrator.sessions.sandboxes import Sandboxes
@@ -41,6 +42,7 @@ class Reaper:
         lifecycle: Lifecycle,
         sandboxes: Sandboxes,
         watch: StoreWatch,
+        freezer: Freezer,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -48,6 +50,7 @@ class Reaper:
         self._lifecycle = lifecycle
         self._sandboxes = sandboxes
         self._watch = watch
+        self._freezer = freezer
         self._last_swept = time.monotonic()
         self._last_tidied = -TIDY_S
 
@@ -62,6 +65,7 @@ class Reaper:
         await self._try("following the store", self._watch.catch_up)
         for live in self._registry:
             await self._try("looking after a session", lambda live=live: self._look_after(live))  # type: ignore[misc]
+        self._freezer.tend()
         await self._try("tending the pool", self._tend_pool)
         now = time.monotonic()
         if now - self._last_swept >= SWEEP_S:

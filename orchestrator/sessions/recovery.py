@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.errors import KodouError
 from orchestrator.records import Session, SessionState
 from orchestrator.sandboxes.backend import Sandbox
+from orchestrator.sessions.freezing import THAW_S
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import ENDED, UNCLOSED, LiveSession, Registry
 from orchestrator.sessions.sandboxes import Sandboxes
@@ -73,9 +74,11 @@ async def _adopted(
     if record.state in (SessionState.STARTING, *ENDED) or record.expires_at <= datetime.now(UTC):
         return False
     try:
+        async with asyncio.timeout(THAW_S):
+            await sandboxes.thaw(sandbox)  # a server that crashed may have left it frozen
         channel = await sandboxes.connect(sandbox, record, timeout_s=ANSWER_S)
-    except KodouError as error:
-        log.info("a sandbox is not taken up", session=record.id, reason=error.detail)
+    except (KodouError, TimeoutError) as error:
+        log.info("a sandbox is not taken up", session=record.id, reason=str(error))
         return False
     # As one whose sandbox starts anew. Counted as used now: it was the server that was away.
     live = LiveSession(record, SessionState.RESTARTING)

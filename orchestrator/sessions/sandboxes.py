@@ -115,6 +115,14 @@ class Sandboxes:
             raise
         return channel
 
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        """As the backend does."""
+        return await self._backend.freeze(sandbox)
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        """As the backend does."""
+        await self._backend.thaw(sandbox)
+
     async def stop(self, sandbox: Sandbox) -> None:
         """End it; already gone is success. Raises `EngineUnavailable`."""
         if sandbox.backend != self._backend.name:

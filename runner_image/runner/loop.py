@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
@@ -32,6 +33,8 @@ _FIRST_DESCRIPTOR = 900
 
 def work(path: str, config: Mapping[str, Any], *, generation: int, supervisor: int) -> NoReturn:
     """Serve calls in a process that was just forked. `config` is CONFIG's body. Does not return."""
+    # What is here already is never collected: a collection would write to every page that is shared with the supervisor.
+    gc.freeze()
     os.setsid()
     release_worker(supervisor)
     _limit_files(int(config["fsize_bytes"]))

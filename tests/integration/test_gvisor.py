@@ -28,6 +28,7 @@ from tests.contract.test_backend import (
     connected,
     list_run_dir,
     started,
+    test_a_frozen_sandbox_stands_still_and_goes_on,
     test_a_started_sandbox_answers_calls,
     test_a_worker_that_dies_is_told_and_replaced,
     test_after_a_crash_sandboxes_are_found_and_taken_up_with_their_state,
@@ -50,6 +51,7 @@ from tests.docker_fixtures import DockerBase, docker_settings
 from tests.servers import Server, Session, running
 
 __all__ = [  # named once more, for they are what this module consists of
+    "test_a_frozen_sandbox_stands_still_and_goes_on",
     "test_a_started_sandbox_answers_calls",
     "test_a_worker_that_dies_is_told_and_replaced",
     "test_after_a_crash_sandboxes_are_found_and_taken_up_with_their_state",
@@ -146,6 +148,16 @@ async def test_a_sandbox_killed_from_outside_ends_its_channel_and_leaves_nothing
         await backend_case.backend.stop(running.sandbox)
         assert list_run_dir(backend_case) == []
         await until(lambda: own.pids() == [], within_s=60)
+
+
+async def test_a_frozen_sandbox_stops(backend_case: BackendCase) -> None:
+    backend = backend_case.backend
+    async with started(backend_case) as running:
+        await backend.freeze(running.sandbox)
+        await backend.stop(running.sandbox)
+        assert not running.channel.alive()
+        assert await backend.owned(backend_case.labels) == []
+        assert list_run_dir(backend_case) == []
 
 
 async def test_processes_are_bounded(backend_case: BackendCase) -> None:

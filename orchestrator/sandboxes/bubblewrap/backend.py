@@ -8,11 +8,12 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.errors import EngineUnavailable, SandboxLost
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
@@ -29,6 +30,11 @@ from orchestrator.sandboxes.link import Link, opened
 from orchestrator.settings import Settings
 
 __all__ = ["BubblewrapBackend", "check", "promises"]
+
+T = TypeVar("T")
+# For all of a sandbox's processes to stand still: one that the kernel holds in the middle of something does not.
+_FREEZE_S = 2.0
+_FREEZE_POLL_S = 0.002
 
 
 class BubblewrapBackend:
@@ -124,6 +130,24 @@ class BubblewrapBackend:
         if self._uids is not None:
             self._uids.sessions.release(sandbox.id)
 
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        # Not by signals where there is no cgroup: a hostile process undoes them or outruns them, an honest one sees them.
+        group = _cgroup(sandbox)
+        if not await asyncio.to_thread(_switched, sandbox, group.freeze):
+            return False
+        try:
+            async with asyncio.timeout(_FREEZE_S):
+                while not await asyncio.to_thread(group.frozen):  # noqa: ASYNC110 - no event tells of it
+                    await asyncio.sleep(_FREEZE_POLL_S)
+        except TimeoutError:
+            await self.thaw(sandbox)
+            msg = f"some of sandbox {sandbox.id} still ran {_FREEZE_S:g} s after it was to freeze"
+            raise EngineUnavailable(msg) from None
+        return True
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        await asyncio.to_thread(_switched, sandbox, _cgroup(sandbox).thaw)
+
     async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
         machine = await self._machine()  # which takes up the user ids that these hold
         await asyncio.to_thread(machine.groups.remove_left_behind)
@@ -200,7 +224,7 @@ class BubblewrapBackend:
 
     def _stop(self, sandbox: Sandbox, child: Launched | None) -> None:
         if "pid" in sandbox.data:
-            kill(int(sandbox.data["pid"]), sandbox.data["start_time"])
+            kill(int(sandbox.data["pid"]), sandbox.data["start_time"], _cgroup(sandbox))
         elif "uid" in sandbox.data:
             kill_user(int(sandbox.data["uid"]))
         if child is not None:
@@ -235,7 +259,19 @@ def _status(sandbox: Sandbox, child: Launched | None) -> SandboxStatus:
     return SandboxStatus(running=False, exit_code=code, reason="gone" if code is None else "exited")
 
 
+def _switched(sandbox: Sandbox, switch: Callable[[], T]) -> T:
+    """Raises `SandboxLost`, `EngineUnavailable`."""
+    if not _runs(sandbox):
+        raise _lost(sandbox)
+    try:
+        return switch()
+    except OSError as exc:
+        msg = f"the freezer of sandbox {sandbox.id} does not do what it is told: {exc}"
+        raise EngineUnavailable(msg) from exc
+
+
 def _terminate(sandbox: Sandbox) -> None:
+    _cgroup(sandbox).thaw()
     with suppress(ProcessLookupError):
         if _runs(sandbox):
             os.kill(int(sandbox.data["pid"]), signal.SIGTERM)

@@ -1,4 +1,5 @@
-"""Limits that the kernel keeps for a whole sandbox: memory, processes, processor time. Both versions of cgroups.
+"""Limits that the kernel keeps for a whole sandbox: memory, processes, processor time; and its freezer. Both versions of
+cgroups.
 
 What can be had depends on the machine: root makes groups as it likes; another user only where it was given a part of
 the hierarchy (a systemd unit with `Delegate=yes`). Nothing here fails a start: what is not held is reported instead.
@@ -17,6 +18,11 @@ ROOT = Path("/sys/fs/cgroup")
 GROUP = "kodou"
 SERVER_GROUP = "kodou-server"  # what the server moves into, where its own group is to be a parent
 CONTROLLERS = ("memory", "pids", "cpu")
+FREEZER = "freezer"  # version 1; with version 2 every group can be frozen
+# Version, file -> what is written to freeze, what to thaw.
+_SWITCHES = {"cgroup.freeze": ("1", "0"), "freezer.state": ("FROZEN", "THAWED")}
+# The file, and a line of it once all processes stand still.
+_FROZEN = (("cgroup.events", "frozen 1"), ("freezer.state", "FROZEN"))
 MB = 1024 * 1024
 CPU_PERIOD_US = 100_000
 MIN_CPU_QUOTA_US = 1_000  # the kernel takes no less
@@ -52,6 +58,34 @@ class Cgroup:
                     return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in lines)
         return False
 
+    def freeze(self) -> bool:
+        """Have its processes stopped; they stand still once it is `frozen`. False: no group of its has a freezer."""
+        return self._switch(on=True)
+
+    def thaw(self) -> None:
+        """Let its processes run again; they run already, or are gone: success."""
+        self._switch(on=False)
+
+    def frozen(self) -> bool:
+        """All of its processes stand still."""
+        for directory in self.directories:
+            for name, line in _FROZEN:
+                with contextlib.suppress(OSError):
+                    return line in (directory / name).read_text().splitlines()
+        return False
+
+    def _switch(self, *, on: bool) -> bool:
+        for directory in self.directories:
+            for name, (frozen, thawed) in _SWITCHES.items():
+                if (directory / name).exists():
+                    try:
+                        (directory / name).write_text(frozen if on else thawed)
+                    except OSError:
+                        if directory.exists():  # else it was removed meanwhile
+                            raise
+                    return True
+        return False
+
     def remove(self) -> None:
         """Remove the groups, whose processes are dead or dying; already gone is success."""
         for directory in self.directories:
@@ -76,7 +110,7 @@ class CgroupSupport:
         if (root / "cgroup.controllers").exists():
             return _detect_v2(cls, root, own.get("", "/"))
         parents = {}
-        for controller in CONTROLLERS:
+        for controller in (*CONTROLLERS, FREEZER):
             for path in (own.get(controller), "/"):
                 if path is not None and _usable(root / controller / path.lstrip("/")):
                     parents[controller] = root / controller / path.lstrip("/")
@@ -96,6 +130,9 @@ class CgroupSupport:
     def holds(self, controller: str) -> bool:
         return controller in self.parents
 
+    def freezes(self) -> bool:
+        return self.version == 2 or FREEZER in self.parents
+
     def named(self, name: str) -> Cgroup:
         """The groups of one sandbox, whether they are there or not."""
         return Cgroup(tuple(dict.fromkeys(parent / GROUP / name for parent in self.parents.values())))
@@ -106,8 +143,9 @@ class CgroupSupport:
         try:
             for directory in group.directories:
                 _make(directory, self.version, CONTROLLERS)
-            for controller in self.parents:
-                self._limit(controller, self.parents[controller] / GROUP / name, limits)
+            for controller, parent in self.parents.items():
+                if controller in CONTROLLERS:
+                    self._limit(controller, parent / GROUP / name, limits)
         except OSError:
             group.remove()
             raise

@@ -179,6 +179,11 @@ def _promises(settings: Settings) -> list[Promise]:
             detail=_group_detail(groups, "counted by user id" if root else "nothing limits them"),
         ),
         Promise("processor limit", held=groups.holds("cpu"), detail=_group_detail(groups, "nothing limits it")),
+        Promise(
+            "idle sandboxes freeze",
+            held=groups.freezes(),
+            detail=_group_detail(groups, "KODOU_FREEZE_IDLE_S does nothing"),
+        ),
         Promise("disk limit", held=True, detail="only memory file systems of a set size can be written"),
         Promise(
             "limit on the number of files",

@@ -29,6 +29,7 @@ START_TIMEOUT_S = 20.0
 KILL_TIMEOUT_S = 10.0
 OOM_SCORE = 500  # a host that runs out of memory ends sandboxes before it ends the server
 _POLL_S = 0.005
+_THAW_AGAIN_S = 0.5
 _LOG_BYTES = 16_384
 _FLAGS_FIELD = 6  # of /proc/<pid>/stat, counted from the state
 _PF_EXITING = 0x4
@@ -104,8 +105,9 @@ def launch(
     return Launched(outer, pid, start_time, files_limited)
 
 
-def kill(pid: int, start_time: str) -> None:
-    """End the sandbox whose process 1 had this pid at `start_time`, and wait until all in it is dead. Gone is success."""
+def kill(pid: int, start_time: str, cgroup: Cgroup | None = None) -> None:
+    """End the sandbox whose process 1 had this pid at `start_time`, and wait until all in it is dead. Gone is success.
+    `cgroup`: it may be frozen."""
     try:
         # The descriptor names one process for good, so that what was checked is what is killed.
         pidfd = os.pidfd_open(pid)
@@ -114,7 +116,13 @@ def kill(pid: int, start_time: str) -> None:
     try:
         if is_same_process(pid, start_time):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            select.select([pidfd], [], [], KILL_TIMEOUT_S)
+            deadline = time.monotonic() + KILL_TIMEOUT_S
+            while time.monotonic() < deadline:
+                if cgroup is not None:
+                    # With version 1 the killed die once they thaw, and run nothing of theirs. Again: it may be just freezing.
+                    cgroup.thaw()
+                if select.select([pidfd], [], [], _THAW_AGAIN_S)[0]:
+                    return
     except ProcessLookupError:
         pass
     finally:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from docker import APIClient
+
 from orchestrator.errors import EngineUnavailable, KodouError, NotFound, SandboxLost
 from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
 from orchestrator.sandboxes.channel import RunnerChannel, greet
-from orchestrator.sandboxes.docker.engine import Engine
+from orchestrator.sandboxes.docker.engine import Engine, EngineConflict
 from orchestrator.sandboxes.docker.gvisor import is_gvisor
 from orchestrator.sandboxes.docker.host import Host
 from orchestrator.sandboxes.docker.images import DockerImages
@@ -29,7 +31,13 @@ from orchestrator.sandboxes.docker.options import (
     UNSET,
     sandbox_body,
 )
-from orchestrator.sandboxes.docker.verbs import remove_container, start_container, stop_container
+from orchestrator.sandboxes.docker.verbs import (
+    pause_container,
+    remove_container,
+    start_container,
+    stop_container,
+    unpause_container,
+)
 from orchestrator.sandboxes.egress import Egress
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sandboxes.layout import RUNNER, RUNNER_COMMAND
@@ -149,8 +157,26 @@ class DockerBackend:
             return SandboxStatus(running=False, reason="gone")
         return _status(found["State"])
 
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        await self._tell(sandbox, pause_container)
+        return True
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        await self._tell(sandbox, unpause_container)
+
+    async def _tell(self, sandbox: Sandbox, what: Callable[[APIClient, str], None]) -> None:
+        container = sandbox.data["container"]
+        try:
+            await self._engine.run(lambda client: what(client, container))
+        except (NotFound, EngineConflict) as exc:
+            msg = f"sandbox {sandbox.id} has ended"
+            raise SandboxLost(msg) from exc
+
     async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
         container = sandbox.data["container"]
+        if is_gvisor(self._settings.docker_runtime):  # which kills nothing while it is paused
+            with suppress(SandboxLost, EngineUnavailable):
+                await self.thaw(sandbox)
         if grace_s > 0:
             await self._engine.run_through(partial(stop_container, name=container, grace_s=grace_s))
         await self._remove(sandbox.id, container)

@@ -61,6 +61,29 @@ def stop_container(client: APIClient, name: str, grace_s: float) -> None:
         client.stop(name, timeout=math.ceil(grace_s))
 
 
+def pause_container(client: APIClient, name: str) -> None:
+    """Let none of its processes run; paused already is success."""
+    with _settled(client, name, paused=True):
+        client.pause(name)
+
+
+def unpause_container(client: APIClient, name: str) -> None:
+    """Let its processes run again; not paused is success."""
+    with _settled(client, name, paused=False):
+        client.unpause(name)
+
+
+@contextmanager
+def _settled(client: APIClient, name: str, *, paused: bool) -> Iterator[None]:
+    """Engines refuse, each with a status of its own, what is the case already."""
+    try:
+        yield
+    except docker.errors.APIError:
+        state = client.inspect_container(name)["State"]
+        if not state["Running"] or state["Paused"] is not paused:
+            raise
+
+
 def commit_container(client: APIClient, name: str, repository: str, tag: str, labels: dict[str, str]) -> None:
     """Make an image of an ended container: its root and these labels, no command. It gets its name last."""
     client.commit(

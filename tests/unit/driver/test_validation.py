@@ -73,6 +73,13 @@ class Recording:
     async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
         return SandboxStatus(running=True)
 
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        self.asked.append(sandbox.id)
+        return True
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        self.asked.append(sandbox.id)
+
     async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
         self.asked.append(sandbox.id)
 

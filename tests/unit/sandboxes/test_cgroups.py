@@ -109,6 +109,44 @@ def test_running_out_of_memory_is_known(tmp_path: Path, name: str, text: str, en
     assert Cgroup((tmp_path,)).ran_out_of_memory() is ended
 
 
+@pytest.mark.parametrize(
+    ("switch", "told", "frozen", "thawed", "standing"),
+    [
+        ("cgroup.freeze", "cgroup.events", "1", "0", "populated 1\nfrozen 1\n"),
+        ("freezer.state", "freezer.state", "FROZEN", "THAWED", "FROZEN\n"),
+    ],
+)
+def test_both_versions_freeze(tmp_path: Path, switch: str, told: str, frozen: str, thawed: str, standing: str) -> None:
+    memory, freezer = tmp_path / "memory", tmp_path / "freezer"
+    for directory in (memory, freezer):
+        directory.mkdir()
+    (freezer / switch).write_text("")
+    group = Cgroup((memory, freezer))
+    assert group.freeze()
+    assert (freezer / switch).read_text() == frozen
+    (freezer / told).write_text(standing.replace("frozen 1", "frozen 0").replace("FROZEN", "FREEZING"))
+    assert not group.frozen()
+    (freezer / told).write_text(standing)
+    assert group.frozen()
+    group.thaw()
+    assert (freezer / switch).read_text() == thawed
+
+
+def test_without_a_freezer_nothing_freezes(tmp_path: Path) -> None:
+    for group in (Cgroup(()), Cgroup((tmp_path,)), Cgroup((tmp_path / "gone",))):
+        assert not group.freeze()
+        assert not group.frozen()
+        group.thaw()
+
+
+def test_who_can_freeze_is_known(version_1: Path) -> None:
+    assert not CgroupSupport.detect(version_1).freezes()
+    (version_1 / "freezer").mkdir()
+    support = CgroupSupport.detect(version_1)
+    assert support.freezes()
+    assert version_1 / "freezer/kodou/s1" in support.create("s1", LIMITS).directories
+
+
 def test_a_real_group_holds_a_process_and_goes_away() -> None:
     support = CgroupSupport.detect()
     if not support.holds("pids"):

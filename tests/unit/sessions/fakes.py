@@ -48,6 +48,7 @@ class FakeChannel:
             if not self.alive():
                 return Violation("the runner is gone", sent=False)
             self.entered.set()
+            assert self.sandbox_id not in self.backend.frozen, "a call went to a frozen sandbox"
             if self.hold is not None:
                 dead, held = asyncio.create_task(self._dead.wait()), asyncio.create_task(self.hold.wait())
                 try:
@@ -64,6 +65,9 @@ class FakeChannel:
 
     def alive(self) -> bool:
         return not self.closed and self.sandbox_id in self.backend.running
+
+    def idle(self) -> bool:
+        return not self._turn.locked()
 
     def killed(self) -> None:
         self._dead.set()
@@ -105,6 +109,14 @@ class FakeBackend:
         self.stop_error: KodouError | None = None
         self.preload_error: KodouError | None = None
         self.preload_gate: asyncio.Event | None = None
+        self.frozen: set[str] = set()
+        self.freezes = True  # what freezing says
+        self.freeze_gate: asyncio.Event | None = None
+        self.thaw_gate: asyncio.Event | None = None
+        self.freeze_entered = asyncio.Event()
+        self.freeze_error: KodouError | None = None
+        self.thaw_error: KodouError | None = None
+        self.thaws = 0
 
     async def start(self, image: Image, spec: SandboxSpec, *, labels: Mapping[str, str]) -> Sandbox:
         self.starting += 1
@@ -143,6 +155,24 @@ class FakeBackend:
 
     async def inspect(self, sandbox: Sandbox) -> SandboxStatus:
         return SandboxStatus(running=sandbox.id in self.running)
+
+    async def freeze(self, sandbox: Sandbox) -> bool:
+        self.freeze_entered.set()
+        if self.freeze_gate is not None:
+            await self.freeze_gate.wait()
+        if self.freezes:
+            self.frozen.add(sandbox.id)
+        if self.freeze_error is not None:
+            raise self.freeze_error
+        return self.freezes
+
+    async def thaw(self, sandbox: Sandbox) -> None:
+        self.thaws += 1
+        if self.thaw_gate is not None:
+            await self.thaw_gate.wait()
+        if self.thaw_error is not None:
+            raise self.thaw_error
+        self.frozen.discard(sandbox.id)
 
     async def stop(self, sandbox: Sandbox, *, grace_s: float = 0.0) -> None:
         if self.stop_gate is not None:
