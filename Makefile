@@ -11,9 +11,8 @@ test: ## set everything up and run all tests, on every backend
 check: ## lint, types and fast tests: no engine, no network
 	@scripts/check
 
-bench: ## measure setups and calls on every backend
-	@scripts/install test
-	@.venv/bin/python -m benchmarks
+bench: ## set everything up and measure kodou beside what stands in its place: tables; `scripts/bench --help` for more
+	@scripts/bench
 
 clean: ## remove what the build made here (not the data directory)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

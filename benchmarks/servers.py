@@ -1,17 +1,29 @@
-"""Starts what is measured: a kodou server on a backend, and a FastAPI server that runs the same function in-process."""
+"""Starts servers that are measured: kodou on a backend, and FastAPI with the same function in-process."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.wire import Wire
 
 # Start times matter here, and some machines switch the bytecode cache off for everything.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 KODOU = str(Path(sys.executable).parent / "kodou")
+PEERS = Path(__file__).parent / "peers"
+
+
+class Server(NamedTuple):
+    """A server that answers. `token`: an API id."""
+
+    port: int
+    token: str
+    pid: int
 
 
 def free_port() -> int:
@@ -22,8 +34,6 @@ def free_port() -> int:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], path: str = "/readyz", timeout_s: float = 300) -> None:
-    from benchmarks.wire import Wire
-
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -43,8 +53,10 @@ def wait_for(port: int, process: subprocess.Popen[bytes], path: str = "/readyz",
 
 
 @contextmanager
-def kodou(backend: str, data_dir: Path) -> Iterator[tuple[int, str]]:
-    """A server with an empty data directory; its port and an API id."""
+def kodou(
+    backend: str, data_dir: Path, *, settings: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A server with an empty data directory. `settings`: variables on top; `arguments`: of `kodou serve`."""
     environment = ENVIRONMENT | {
         "KODOU_DATA_DIR": str(data_dir),
         "KODOU_MAX_SESSIONS_PER_OWNER": "500",
@@ -53,31 +65,41 @@ def kodou(backend: str, data_dir: Path) -> Iterator[tuple[int, str]]:
         "KODOU_SETUPS_PER_S": "1000000",
         "KODOU_LOG_LEVEL": "warning",
         "KODOU_KEEP_SESSIONS": "false",
+        **(settings or {}),
     }
     made = subprocess.run(
         [KODOU, "keys", "create", "bench"], env=environment, check=True, capture_output=True, text=True
     )
     port = free_port()
-    process = subprocess.Popen([KODOU, "serve", "--backend", backend, "--port", str(port)], env=environment)
+    command = [KODOU, "serve", "--backend", backend, "--port", str(port), *arguments]
+    log = data_dir / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
-        wait_for(port, process)
-        yield port, made.stdout.strip().splitlines()[-1]
+        try:
+            wait_for(port, process)
+        except (RuntimeError, TimeoutError) as exc:
+            msg = f"{exc}; the end of its log: {log.read_text(errors='replace')[-600:]}"
+            raise RuntimeError(msg) from exc
+        yield Server(port, made.stdout.strip().splitlines()[-1], process.pid)
     finally:
         process.terminate()
         process.wait(60)
         # Images outlive their data directory, and the next run is to find none.
-        subprocess.run([KODOU, "images", "prune", "--backend", backend, "--all", "--yes"], env=environment, check=False)
+        prune = [KODOU, "images", "prune", "--backend", backend, "--all", "--yes"]
+        subprocess.run(prune, env=environment, check=False, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
-def in_process() -> Iterator[int]:
-    """The peer: uvicorn and FastAPI with a typed endpoint that sums with numpy. No sandbox, no session."""
+def in_process(python: Path) -> Iterator[Server]:
+    """The peer: uvicorn (uvloop, httptools) and FastAPI with typed endpoints that sum with numpy. No sandbox, no session."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.peer:app", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, env=ENVIRONMENT)
+    command = [str(python), "-m", "uvicorn", "fastapi_app:app", "--app-dir", str(PEERS), "--port", str(port)]
+    options = ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
+    process = subprocess.Popen([*command, *options], env=ENVIRONMENT)
     try:
         wait_for(port, process, "/ready")
-        yield port
+        yield Server(port, "", process.pid)
     finally:
         process.terminate()
         process.wait(30)

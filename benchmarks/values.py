@@ -1,11 +1,9 @@
-"""Large values there and back: floats as JSON, and the same as bytes, beside the least that any process could do."""
+"""Large values there and back: floats as JSON, and the same as bytes."""
 
 import json
-import socket
-import struct
 import time
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
+from functools import cache
 
 import numpy
 
@@ -14,7 +12,6 @@ from benchmarks.wire import Wire
 SIZES_MB = (1, 10)
 BOUNDARY = b"kodou-bench"
 ASARRAY = ["numpy", "asarray"]
-_LENGTH = struct.Struct(">I")
 
 
 def floats(megabytes: int) -> list[float]:
@@ -23,40 +20,21 @@ def floats(megabytes: int) -> list[float]:
     return [float(number) for number in numpy.random.default_rng(1).random(count)]
 
 
-class Floor:
-    """Another process behind a socket, which reads JSON into an array and writes it back. No HTTP, no checks."""
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._socket = ours
-        self._process: BaseProcess = get_context("spawn").Process(target=_echo, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def send(self, body: bytes) -> bytes:
-        return _exchange(self._socket, body)
-
-    def close(self) -> None:
-        self._socket.close()
-        self._process.join(10)
+@cache
+def _body(size: int) -> bytes:
+    return json.dumps({"args": [floats(size)]}).encode()
 
 
-def _exchange(connection: socket.socket, body: bytes) -> bytes:
-    connection.sendall(_LENGTH.pack(len(body)))
-    connection.sendall(body)
-    return _receive(connection)
+def plain(send: Callable[[bytes], bytes]) -> dict[str, list[float]]:
+    """Megabytes a second of what stands beside kodou: the floor, or the peer's endpoint."""
+    return {f"json-{size}": [rate(_body(size), send)] for size in SIZES_MB}
 
 
-def _receive(connection: socket.socket) -> bytes:
-    header = connection.recv(_LENGTH.size, socket.MSG_WAITALL)
-    return connection.recv(_LENGTH.unpack(header)[0], socket.MSG_WAITALL) if header else b""
-
-
-def _echo(connection: socket.socket) -> None:
-    while body := _receive(connection):
-        answer = json.dumps({"value": numpy.asarray(json.loads(body)["args"][0]).tolist()}).encode()
-        connection.sendall(_LENGTH.pack(len(answer)))
-        connection.sendall(answer)
+def rate(request: bytes, send: Callable[[bytes], bytes]) -> float:
+    """Megabytes a second, there and back together."""
+    began = time.perf_counter()
+    reply = send(request)
+    return (len(request) + len(reply)) / (time.perf_counter() - began) / 1e6
 
 
 class LargeValues:
@@ -64,19 +42,20 @@ class LargeValues:
 
     def __init__(self, wire: Wire, sessionid: str) -> None:
         self._wire = wire
-        self._requests = {size: (self._json(sessionid, size), self._bytes(sessionid, size)) for size in SIZES_MB}
-        # Megabytes a second, there and back together, by size and form.
-        self.rates: dict[tuple[int, str], list[float]] = {}
+        self._requests = {
+            f"{form}-{size}": make(sessionid, size)
+            for size in SIZES_MB
+            for form, make in (("json", self._json), ("bytes", self._bytes))
+        }
 
-    def measure(self) -> None:
-        for size, requests in self._requests.items():
-            for form, request in zip(("JSON", "bytes"), requests, strict=True):
-                began = time.perf_counter()
-                status, reply = self._wire.send(request)
-                seconds = time.perf_counter() - began
-                if status != 200 or reply.startswith(b'{"error":true'):
-                    raise RuntimeError(reply[:300])
-                self.rates.setdefault((size, form), []).append((len(request) + len(reply)) / seconds / 1e6)
+    def measure(self) -> dict[str, list[float]]:
+        return {what: [rate(request, self._send)] for what, request in self._requests.items()}
+
+    def _send(self, request: bytes) -> bytes:
+        status, reply = self._wire.send(request)
+        if status != 200 or reply.startswith(b'{"error":true'):
+            raise RuntimeError(reply[:300])
+        return reply
 
     def _json(self, sessionid: str, size: int) -> bytes:
         body = json.dumps({"sessionid": sessionid, "namepath": ASARRAY, "args": [floats(size)]}).encode()
@@ -102,13 +81,3 @@ class LargeValues:
             content_type=f"multipart/form-data; boundary={BOUNDARY.decode()}",
             accept="application/octet-stream",
         )
-
-
-def plain_rate(send: Wire | Floor, size: int) -> float:
-    """Megabytes a second of what stands beside kodou: the floor, or the peer's endpoint."""
-    body = json.dumps({"args": [floats(size)]}).encode()
-    request = send.request("POST", "/echo", body) if isinstance(send, Wire) else body
-    began = time.perf_counter()
-    reply = send.send(request)
-    seconds = time.perf_counter() - began
-    return (len(body) + len(reply[1] if isinstance(reply, tuple) else reply)) / seconds / 1e6

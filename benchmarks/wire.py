@@ -6,11 +6,12 @@ from typing import Any
 
 
 class Wire:
-    """One keep-alive HTTP/1.1 connection on a blocking socket."""
+    """One keep-alive HTTP/1.1 connection on a blocking socket. `head`: of the last reply, in lower case."""
 
     def __init__(self, port: int, token: str = "") -> None:
         self._port = port
         self._token = token
+        self.head = b""
         self._socket = self._connect()
 
     def _connect(self) -> socket.socket:
@@ -42,9 +43,9 @@ class Wire:
         while b"\r\n\r\n" not in data:
             data += self._receive(65536)
         head, _, body = data.partition(b"\r\n\r\n")
-        lower = head.lower()
-        at = lower.index(b"content-length:") + 15
-        length = int(lower[at:].split(b"\r\n", 1)[0])
+        self.head = head.lower()
+        at = self.head.index(b"content-length:") + 15
+        length = int(self.head[at:].split(b"\r\n", 1)[0])
         parts = [body]
         received = len(body)
         while received < length:
@@ -63,6 +64,11 @@ class Wire:
     def json(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         status, reply = self.send(self.request(method, path, b"" if body is None else json.dumps(body).encode()))
         return status, json.loads(reply)
+
+    def header(self, name: str) -> str:
+        """Of the last reply; empty if it has none such."""
+        _, found, rest = self.head.partition(b"\r\n" + name.lower().encode() + b":")
+        return rest.partition(b"\r\n")[0].strip().decode() if found else ""
 
     def close(self) -> None:
         self._socket.close()

@@ -13,6 +13,13 @@ class Numbers(BaseModel):
 
 @app.post("/sum")
 def total(numbers: Numbers) -> dict[str, float]:
+    """As FastAPI's own manual has it for a function that computes: in a thread, so that it holds nobody up."""
+    return {"value": float(numpy.array(numbers.values).sum())}
+
+
+@app.post("/sum-async")
+async def total_async(numbers: Numbers) -> dict[str, float]:
+    """The quickest there is: on the event loop, where one slow call holds all others up."""
     return {"value": float(numpy.array(numbers.values).sum())}
 
 

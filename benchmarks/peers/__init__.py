@@ -1,0 +1,1 @@
+"""What stands beside kodou, each in a virtual environment of its own; the other modules here run in those."""
