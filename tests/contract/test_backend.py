@@ -173,7 +173,7 @@ async def test_two_sandboxes_are_apart(backend_case: BackendCase) -> None:
 
 
 async def test_a_timeout_kills_all_that_the_call_started(backend_case: BackendCase, marked: Marked) -> None:
-    timeout_s = 3.0
+    timeout_s = 5.0
     async with started(backend_case) as running:
         await running.run("import builtins; builtins.kept = 1")
         endless = "import threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()\n"
