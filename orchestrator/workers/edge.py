@@ -78,15 +78,17 @@ class Exchange:
             frame = frame._replace(head=self._parts[0].head, body=body)
             self._parts.clear()
         self._frames.append(frame)
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        self._wake()
 
     async def reply(self, send: Send) -> None:
-        """Pass the reply on, no faster than the client reads. Returns with the reply unfinished where the app did so."""
+        """Pass the reply on, no faster than the client reads. Returns with the reply unfinished where the app did so, or
+        the client has left.
+        """
         while not self._over:
             if not self._frames:
                 self._waiting = asyncio.get_running_loop().create_future()
                 await self._waiting
+                continue
             frame = self._frames.popleft()
             if frame.kind == frames.CUT:
                 self._over = True
@@ -95,21 +97,28 @@ class Exchange:
                 start = frames.decode_reply_head(frame.head)
                 await send({"type": "http.response.start", "status": start.status, "headers": start.headers})
             more = bool(frame.flags & frames.MORE)
-            self._over = not more
+            if not more:
+                self._over = True
             if frame.body or not more:
                 await send({"type": "http.response.body", "body": frame.body, "more_body": more})
             if more:
                 self._link.write(frames.TAKEN, self.id)
 
     def left(self) -> None:
-        """The client has."""
+        """The client has: the owner sends no more."""
         if not self._over:
+            self._over = True
             self._link.write(frames.GONE, self.id)
+            self._wake()
 
     def end(self) -> None:
         if self._pulling is not None:
             self._pulling.cancel()
         self.left()  # if the reply was such that it could not be sent
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def _pull(self) -> None:
         message = await self._receive()

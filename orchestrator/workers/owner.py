@@ -73,7 +73,7 @@ class Exchange:
         "_untaken",
     )
 
-    def __init__(self, link: Link, id: int, scope: Scope, body: bytes, *, more: bool) -> None:
+    def __init__(self, link: WorkerLink, id: int, scope: Scope, body: bytes, *, more: bool) -> None:
         self._link = link
         self._id = id
         self._scope = scope
@@ -96,8 +96,7 @@ class Exchange:
             if not self._complete and not self._left:
                 self._begin()
                 self._link.write(frames.CUT, self._id)
-            if isinstance(self._link, WorkerLink):
-                self._link.ended(self._id)
+            self._link.ended(self._id)
 
     async def receive(self) -> Message:
         while not self._left and not self._complete:

@@ -177,9 +177,19 @@ def test_what_a_killed_worker_had_under_way_is_run_to_its_end_once(server: Serve
     assert afresh(session, "eval", "open('/tmp/marks').read()").json()["value"] == "x"
 
 
+def test_a_worker_that_is_asked_to_end_answers_first(server: Server, session: Session) -> None:
+    until(lambda: all_up(server), "all workers")
+    before = workers_of(server)
+    with calling(session, "time.sleep", 1) as reply:
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+        assert reply.result(REPLY_S).json()["error"] is False
+    until(lambda: all_up(server) and not set(before) & set(workers_of(server)), "fresh workers")
+
+
 def test_no_worker_outlives_its_owner_and_running_calls_are_waited_for() -> None:
     require("bubblewrap")
-    with running("bubblewrap", KODOU_WORKERS=str(WORKERS), KODOU_SHUTDOWN_S="20") as server:
+    with running("bubblewrap", KODOU_WORKERS=str(WORKERS), KODOU_SHUTDOWN_S="20", KODOU_ORPHAN_S="300") as server:
         session = server.session()
         interpreter = session.value("os.getpid")
         first = workers_of(server)
