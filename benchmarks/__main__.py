@@ -82,6 +82,7 @@ def _measured(arguments: argparse.Namespace) -> tuple[Results, bool]:
         bench.results.machine = machine.describe()
         for name in arguments.only:
             say(f"{name}:")
+            bench.group = name
             with ExitStack() as stack:
                 bench.run(list(GROUPS[name](bench, stack)))
             _write(bench.results, arguments.json)  # a long run that is cut off keeps what it has

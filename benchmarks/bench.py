@@ -42,6 +42,7 @@ class Bench:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.results = Results()
+        self.group = ""  # that is measured now
         self.failed = False  # kodou itself, which is no matter of the machine
         self._stack = ExitStack()
         self._kodous: dict[tuple[str, bool], Kodou | None] = {}
@@ -97,7 +98,7 @@ class Bench:
             self.results.notes.append(text)
 
     def miss(self, subject: str, exc: Exception) -> None:
-        reason = str(exc).strip() or type(exc).__name__
+        reason = f"{self.group}: {' '.join(str(exc).split()) or type(exc).__name__}"
         say(f"  {subject}: {reason}")
         self.failed = self.failed or subject.startswith("kodou")
         if (missing := Missing(subject, reason)) not in self.results.missing:

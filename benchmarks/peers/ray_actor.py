@@ -22,7 +22,12 @@ class Session:
 
 class Ray(Peer):
     def __init__(self) -> None:
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _temp_dir=os.environ["HOME"],  # that of this run, so that nothing is left
+        )
 
     def start(self) -> object:
         actor = Session.remote()
