@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -38,6 +39,13 @@ _CALL_PATH = compile_path(calls.PATH)[0]
 _DESCRIPTION = "Runs functions of any Python library in sandboxes, by name."
 
 
+@lru_cache(maxsize=64)
+def _language_called(path: str) -> str:
+    """Empty where the path is no call's."""
+    found = _CALL_PATH.fullmatch(path)
+    return found["language"] if found else ""
+
+
 class _App(FastAPI):
     """Hands calls and compositions to their endpoints before the framework's own layers, which would cost a call as much
     again."""
@@ -59,8 +67,8 @@ class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await super().__call__(scope, receive, send)
-        elif found := _CALL_PATH.fullmatch(scope["path"]):
-            scope["path_params"] = found.groupdict()
+        elif language := _language_called(scope["path"]):
+            scope["path_params"] = {"language": language}
             scope["endpoint"] = self._calling
             await self._call_edge(scope, receive, send)
         elif scope["path"] == kompose.PATH:

@@ -11,15 +11,18 @@ import math
 import secrets
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import ClassVar, Literal
+from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 
 from orchestrator.api import problems
+from orchestrator.api.exchange import Exchange
 from orchestrator.api.problems import HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
 from orchestrator.errors import KodouError
 from orchestrator.settings import Settings
@@ -32,7 +35,11 @@ LEAST_READ_BYTES = 256 * 1024
 # What a slow sender must bring of an upload in each `body_timeout_s`, if it does not come to the end. Other bodies are held
 # in memory while they arrive, and have to be there in that time.
 LEAST_SENT_BYTES = 256 * 1024
+# Of a body, arrived and not taken: past this no more is read. As much as is read at a time.
+_WAITING_BYTES = 256 * 1024
 _UPLOAD = b"multipart/form-data"
+# Paths that may be remembered: those of the hot routes are short, and a query may hold a token.
+_SHORT_PATH_BYTES = 200
 _LINE_BYTES = 4  # `: ` and the line's end
 
 
@@ -44,12 +51,15 @@ class Connection(HttpToolsProtocol):
     header_timeout_s = 15.0
     body_timeout_s = 30.0
     reply_timeout_s = 60.0
+    keep_alive_s = 75.0
 
     # Whom to let go when there are too many: looked for some at a time, since a crowd comes fast.
     spare: ClassVar[deque["Connection"]] = deque()
 
     # In loop time: by when the head, then the body (of an upload: enough of it) of the request that arrives must be there.
     due_by: float | None = None
+    # By when the next request is to begin. Looked at by the sweep: a timer for each request costs as much as parsing it.
+    kept_until = math.inf
     body_bytes = 0  # since the last such moment
     # Bytes since the last step forward: a whole head, a piece of body, a whole request.
     pending_bytes = 0
@@ -70,7 +80,7 @@ class Connection(HttpToolsProtocol):
         return len(self.connections) > self.max_connections
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        self.kept_until = math.inf
         if self.fault is not None:
             return  # refused; what is still on its way is not looked at
         if self.due_by is None and not self._busy():
@@ -91,7 +101,9 @@ class Connection(HttpToolsProtocol):
         if self.due_by is None:
             self.due_by = self.loop.time() + self.header_timeout_s
         self.in_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # What comes after the body is no header: the checks of the head have been made by then.
@@ -114,12 +126,18 @@ class Connection(HttpToolsProtocol):
             return  # `_feed` begins again without
         self.due_by = self.loop.time() + self.body_timeout_s
         self.body_bytes = 0
-        super().on_headers_complete()
+        self._begin()
 
     def on_body(self, body: bytes) -> None:
         self.pending_bytes = 0
         self.body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > _WAITING_BYTES:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self.upgrading:
@@ -128,8 +146,21 @@ class Connection(HttpToolsProtocol):
         self.pending_bytes = 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.kept_until = self.loop.time() + self.keep_alive_s
+
     def check(self, now: float) -> None:
         """Cut the client off if it has kept the server waiting too long. `now` is loop time."""
+        if now > self.kept_until:
+            self.transport.close()
+            return
         if self.due_by is not None and now > self.due_by:
             if self.fault is not None:
                 self.transport.abort()  # it does not even take the refusal
@@ -153,6 +184,43 @@ class Connection(HttpToolsProtocol):
             return math.inf
         # A request that does not come goes before a connection that is only kept for the next one.
         return self.due_by if self.due_by is not None else self.loop.time() + self.header_timeout_s
+
+    def _begin(self) -> None:
+        """Hand the request to the app, which takes its body as it comes; after those that came before it."""
+        url, parser = self.url, self.parser
+        version = parser.get_http_version()
+        target = _target(url) if len(url) < _SHORT_PATH_BYTES and b"?" not in url else _parsed(url)
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": self.scheme or "http",
+            "path": target[0],
+            "raw_path": target[1],
+            "query_string": target[2],
+            "root_path": "",
+            "headers": self.headers,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+        }
+        before = self.cycle
+        exchange = Exchange(
+            self.scope,  # type: ignore[arg-type]  # uvicorn's type for it is narrower
+            self.transport,
+            self.flow,
+            self.server_state.default_headers,
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self.cycle = exchange  # type: ignore[assignment]  # in place of uvicorn's own
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _arrives(self) -> bool:
         """The upload that is due keeps coming, or it is we who do not take it. One that was refused has no more time."""
@@ -217,6 +285,16 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
+def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, the path as it came, and the query. Raises HttpParserError."""
+    parsed = parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+_target = lru_cache(maxsize=256)(_parsed)
+
+
 def connections(settings: Settings, base: type[Connection] = Connection) -> type[Connection]:
     """The class to give to uvicorn."""
 
@@ -227,6 +305,7 @@ def connections(settings: Settings, base: type[Connection] = Connection) -> type
         header_timeout_s = settings.header_timeout_s
         body_timeout_s = settings.body_timeout_s
         reply_timeout_s = settings.reply_timeout_s
+        keep_alive_s = settings.keep_alive_s
 
     return Bounded
 

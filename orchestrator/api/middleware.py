@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from itertools import count
 from time import perf_counter
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import telemetry
 from orchestrator.api import hosts, parsing, problems
-from orchestrator.api.problems import SECURITY_HEADERS
+from orchestrator.api.problems import SECURITY_HEADERS, Header
 from orchestrator.errors import KodouError, PayloadTooLarge, ShuttingDown, Unavailable
 from orchestrator.settings import Settings
 from orchestrator.unforeseen import ours
@@ -143,14 +143,12 @@ class _Reply:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = list(message["headers"])
-            own = {name for name, _ in headers}
-            if _SECURITY_NAMES.isdisjoint(own):  # nearly always
-                headers += SECURITY_HEADERS
-            else:
-                headers += [header for header in SECURITY_HEADERS if header[0] not in own]
-            headers.append((b"x-request-id", self._id.encode("ascii")))
-            message["headers"] = headers
+            headers = message["headers"]
+            own = dict(headers)
+            added: Sequence[Header] = SECURITY_HEADERS
+            if not _SECURITY_NAMES.isdisjoint(own):  # hardly ever
+                added = [header for header in SECURITY_HEADERS if header[0] not in own]
+            message["headers"] = [*headers, *added, (b"x-request-id", self._id.encode("ascii"))]
         await self._send(message)
 
     async def refuse(self, error: KodouError) -> int:

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import accumulate
 from urllib.parse import parse_qsl
 
@@ -129,21 +130,32 @@ def query_of(scope: Scope, known: Collection[str]) -> dict[str, str]:
 
 def media_type(headers: Mapping[bytes, bytes]) -> bytes:
     """That of the body, without parameters; empty if none is told. Raises: UnsupportedMediaType: a compressed body."""
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding != b"identity":
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != b"identity":
         msg = "a body with a Content-Encoding is not accepted: send it as it is"
         raise UnsupportedMediaType(msg)
-    told = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return _media_type(headers.get(b"content-type", b""))
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: bytes) -> bytes:
+    told = content_type.partition(b";")[0].strip().lower()
     return _ALIASES.get(told, told)
 
 
 def check_headers(headers: Mapping[bytes, bytes]) -> None:
     """Raises: UnsupportedMediaType: the body is said to be something else than JSON in UTF-8, or it is compressed."""
-    told = media_type(headers)
+    media_type(headers)
+    _check_json(headers.get(b"content-type", b""))
+
+
+@lru_cache(maxsize=64)
+def _check_json(content_type: bytes) -> None:
+    told = _media_type(content_type)
     if told not in _JSON_TYPES and not told.endswith(b"+json"):
         msg = "a body of this Content-Type is not taken here: send JSON, with Content-Type: application/json"
         raise UnsupportedMediaType(msg)
-    charset = _CHARSET.search(headers.get(b"content-type", b""))
+    charset = _CHARSET.search(content_type)
     if charset is not None and charset[1].lower() not in _UTF_8:
         msg = "JSON is UTF-8: send it so, and name no other charset"
         raise UnsupportedMediaType(msg)

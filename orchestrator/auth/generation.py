@@ -6,6 +6,7 @@ the generation first and the store after. So a cache entry made at the present g
 
 import os
 from pathlib import Path
+from weakref import finalize
 
 
 class Generation:
@@ -13,13 +14,13 @@ class Generation:
 
     def __init__(self, data_dir: Path) -> None:
         self._path = os.fspath(data_dir / "generation")
+        # Kept open: every call asks twice, and to look a path up costs three times as much.
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        finalize(self, os.close, self._descriptor)
 
     def current(self) -> int:
-        """The present generation: one `stat`, about a microsecond."""
-        try:
-            return os.stat(self._path).st_size  # noqa: PTH116 - a Path's stat costs twice as much, on every call
-        except FileNotFoundError:
-            return -1
+        """The present generation: one `lseek`, half a microsecond."""
+        return os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def bump(self) -> None:
         """Make every cache look again. Raises OSError if the data directory cannot be written."""

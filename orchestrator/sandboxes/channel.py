@@ -301,12 +301,14 @@ class SocketChannel:
         call.deadline = now + call.timeout_s
         self._time(call, call.deadline, self._deadline)
         work = call.work
-        envelope = work.envelope() if work.forms or work.files else b""
+        flags = work.flags.to_bytes(3, "big")
+        if not work.forms and not work.files:
+            worker.send(frames.HEADER.pack(work.kind, flags, len(work.body), 0, call.id), work.body)
+            return
+        envelope = work.envelope()
         extra = len(envelope) + sum(file.size for file in work.files)
-        header = frames.HEADER.pack(work.kind, work.flags.to_bytes(3, "big"), len(work.body), extra, call.id)
-        worker.send(header, work.body)
-        if envelope:
-            worker.send(envelope)
+        worker.send(frames.HEADER.pack(work.kind, flags, len(work.body), extra, call.id), work.body)
+        worker.send(envelope)
         if work.files:
             call.sending = self._loop.create_task(self._send_files(call, worker))
 

@@ -1,16 +1,28 @@
 """One call on its way through a channel: where it is, what it took, and what is timed of it. Data; `channel.py` moves it."""
 
 import asyncio
-import secrets
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from struct import Struct
 from time import perf_counter
 
 from orchestrator.sandboxes.events import Events
 from orchestrator.sandboxes.incoming import Incoming
 from orchestrator.sandboxes.replies import Exited, Reply
 from orchestrator.sandboxes.work import Run, Work
+
+# Unguessable: a process that an earlier call left behind is not to answer for a later one.
+_IDS = Struct("128Q")
+
+
+def _random_ids() -> Iterator[int]:
+    while True:  # many at a time: a system call for each costs more than all else that is done for a `Call`
+        yield from _IDS.unpack(os.urandom(_IDS.size))
+
+
+_ids = _random_ids()
 
 
 class Phase(Enum):
@@ -59,7 +71,7 @@ class Call:
         self.until = until
         self.events = events
         self.reply: asyncio.Future[Reply | Unread] = loop.create_future()
-        self.id = secrets.randbits(64)
+        self.id = next(_ids)
         self.phase = Phase.UNSENT
         # Its arrival, when it was sent, when its reply was there; 0 for what has not been. By a finer clock than the
         # loop's, which under uvloop goes by milliseconds.

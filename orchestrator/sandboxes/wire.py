@@ -171,7 +171,7 @@ class Peer(asyncio.BufferedProtocol):
             else:
                 self._owner.received(self, kind, body, None)
         left_over = self._end - start
-        if start:
+        if start and left_over:
             self._scratch[:left_over] = self._scratch[start : self._end]
         self._end = left_over
 

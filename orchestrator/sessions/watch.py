@@ -13,7 +13,7 @@ from orchestrator.telemetry import log
 
 
 class StoreWatch:
-    """Cheap to ask on every call: one `stat` of the generation file."""
+    """Cheap to ask on every call: one look at the generation file."""
 
     def __init__(
         self, settings: Settings, store: Store, registry: Registry, lifecycle: Lifecycle, instance: str

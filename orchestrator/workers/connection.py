@@ -19,9 +19,9 @@ class Connection(connection.Connection):
         if self._lost and watcher is not None:
             watcher()
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["state"]["connection"] = self
+    def _begin(self) -> None:
+        super()._begin()
+        self.scope["state"]["connection"] = self  # the app looks for it, and runs after this
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -133,23 +133,33 @@ def encode_json(kind: int, members: dict[str, Any]) -> bytes:
     return encode(kind, json.dumps(members).encode())
 
 
-def read(sock: socket, *, max_bytes: int) -> Frame | None:
-    """The next frame from a blocking socket; None at a clean end. Raises FrameError, OSError."""
-    header = sock.recv(HEADER.size, MSG_WAITALL)
-    if not header:
+def read(sock: socket, *, max_bytes: int, at_once: int = HEADER.size) -> Frame | None:
+    """The next frame from a blocking socket; None at a clean end. Raises FrameError, OSError.
+
+    `at_once`: bytes to ask for at first. More than a header only where no other frame comes before this one is answered:
+    a small one then takes a single system call.
+    """
+    data = sock.recv(at_once)
+    if not data:
         return None
-    if len(header) < HEADER.size:
-        header = _complete(sock, header, HEADER.size)
-    kind, flags, length, extra, call_id = HEADER.unpack(header)
+    if len(data) < HEADER.size:
+        data = _complete(sock, data, HEADER.size)
+    kind, flags, length, extra, call_id = HEADER.unpack_from(data)
     if length > max_bytes or extra > max_bytes:
         msg = f"a frame of {length} and {extra} bytes is over the limit of {max_bytes}"
         raise FrameError(msg)
-    body = _take(sock, length)
-    return Frame(kind, int.from_bytes(flags, "big"), call_id, body, _take(sock, extra))
+    end = HEADER.size + length
+    if len(data) > end + extra:
+        msg = "a frame came before the one before it was answered"
+        raise FrameError(msg)
+    body = _take(sock, data[HEADER.size : end], length)
+    return Frame(kind, int.from_bytes(flags, "big"), call_id, body, _take(sock, data[end:], extra))
 
 
-def _take(sock: socket, count: int) -> bytes:
-    data = sock.recv(count, MSG_WAITALL) if count else b""
+def _take(sock: socket, data: bytes, count: int) -> bytes:
+    """`data` and what is missing of it to `count` bytes."""
+    if not data and count:
+        data = sock.recv(count, MSG_WAITALL)
     return data if len(data) == count else _complete(sock, data, count)
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _MAX_BODY_BYTES = 2**32 - 1
 # A body this large is sent on its own, without being copied behind its header.
 _LARGE_BYTES = 64 * 1024
+# Most requests come in one piece of this.
+_USUAL_BYTES = 4096
 # Where our descriptors go: code that writes to or closes a low number by accident does not hit them.
 _FIRST_DESCRIPTOR = 900
 
@@ -125,7 +127,7 @@ class Worker:
     def _serve(self, sock: socket) -> None:
         """Answer calls until the connection ends. Raises OSError, FrameError."""
         while True:
-            frame = frames.read(sock, max_bytes=_MAX_BODY_BYTES)
+            frame = frames.read(sock, max_bytes=_MAX_BODY_BYTES, at_once=_USUAL_BYTES)
             if frame is None:
                 return
             if frame.kind not in frames.REQUESTS:

@@ -31,6 +31,8 @@ MAX_DEPTH = 900
 
 _ATOMS = frozenset({type(None), bool, int, float, str})
 _JSON = _ATOMS | {list, dict}
+# Py_TPFLAGS_HEAPTYPE: a type without it is C's own, which nobody changes and which never goes away.
+_CHANGEABLE = 1 << 9
 
 
 def encode(
@@ -149,13 +151,21 @@ class Renderer:
         return {"$image": scalars.base64(self, png), "type": "image/png"}
 
     def find(self, kind: type) -> Render:
-        return find(kind, KNOWN)
+        found = _found.get(kind)
+        if found is None:
+            found = find(kind, KNOWN)
+            if not kind.__flags__ & _CHANGEABLE:
+                _found[kind] = found
+        return found
 
     def _find(self, kind: type) -> Render:
         found = self._known.get(kind)
         if found is None:
             found = self._known[kind] = self.find(kind)
         return found
+
+
+_found: dict[type, Render] = {}  # of types that cannot change
 
 
 def find(kind: type, table: Mapping[tuple[str, str], Render]) -> Render:

@@ -35,6 +35,8 @@ def refusal(body: bytes) -> InvalidRequest:
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
+        (b'{"a": }', "not JSON"),
+        (b'{"a": 1}}', "not JSON"),
         (b'{"namepath": "len"} x', "not JSON"),
         (b"[]", "JSON object"),
         (b'"x"', "JSON object"),

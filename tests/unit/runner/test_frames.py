@@ -51,6 +51,29 @@ def test_a_frame_that_comes_byte_by_byte_is_read_whole(pair: tuple[socket.socket
     assert read.body == b"12345"
 
 
+@pytest.mark.parametrize("cut", [1, 19, 20, 21, 25, 27, 35])
+def test_a_frame_asked_for_at_once_is_the_same_in_any_pieces(
+    pair: tuple[socket.socket, socket.socket], cut: int
+) -> None:
+    ours, theirs = pair
+    header = frames.HEADER.pack(frames.CALL, b"\0\0\1", 5, 10, 7)
+    frame = header + b"12345" + b"0123456789"
+    ours.sendall(frame[:cut])
+    timer = threading.Timer(0.05, ours.sendall, args=(frame[cut:],))
+    timer.start()
+    read = frames.read(theirs, max_bytes=10, at_once=4096)
+    timer.join()
+    assert read is not None
+    assert (read.flags, read.call_id, read.body, read.extra) == (1, 7, b"12345", b"0123456789")
+
+
+def test_two_frames_where_one_may_come_are_refused(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    ours.sendall(frames.encode(frames.CALL, b"{}") * 2)
+    with pytest.raises(frames.FrameError):
+        frames.read(theirs, max_bytes=10, at_once=4096)
+
+
 def test_a_body_larger_than_the_socket_holds_is_read_whole(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     body = bytes(range(256)) * 8192
