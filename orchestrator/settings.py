@@ -146,6 +146,18 @@ class Settings(BaseSettings):
         ge=0,
         description="Idleness after which a sandbox is frozen until its next call: threads of its own stand still; 0: never.",
     )
+    share_sandboxes: Literal["never", "owner"] = Field(
+        "never",
+        description="`owner`: sessions of one owner on one environment share a sandbox. Many more fit, less apart: SECURITY.md.",
+    )
+    max_sessions_per_sandbox: int = Field(
+        50, ge=1, le=1022, description="Sessions in one shared sandbox, each with a user id of its own."
+    )
+    shared_sandbox_shares: int = Field(
+        8,
+        ge=1,
+        description="How many sessions' memory, processors and disk a shared sandbox has, for all that are in it.",
+    )
     max_starts: int = Field(8, ge=1, description="Sandboxes that start at once; more wait.")
     reap_interval_s: float = Field(5, gt=0, description="How often idle sessions and leftovers are looked for.")
     sandbox_start_timeout_s: float = Field(

@@ -34,6 +34,7 @@ CALL_SECONDS = Histogram(
 SESSIONS = Gauge("kodou_sessions", "Live sessions.", registry=REGISTRY)
 FROZEN_SANDBOXES = Gauge("kodou_frozen_sandboxes", "Sandboxes frozen for want of calls.", registry=REGISTRY)
 POOL_SANDBOXES = Gauge("kodou_pool_sandboxes", "Warm sandboxes that wait for a session.", registry=REGISTRY)
+SHARED_SANDBOXES = Gauge("kodou_shared_sandboxes", "Sandboxes that sessions of one owner share.", registry=REGISTRY)
 POOL_CLAIMS = Counter(
     "kodou_pool_claims",
     "Sessions opened that a warm sandbox may serve, by whether there was one: hit or miss.",

@@ -42,12 +42,16 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """Everything a sandbox is started with. No request's key ever becomes an engine option but through this."""
+    """Everything a sandbox is started with. No request's key ever becomes an engine option but through this.
+
+    `slots`: it is shared by so many sessions of one owner (`slots.py`), and `resources` are of all of them; 0: it is not.
+    """
 
     resources: Resources
     network: str = "none"
     nofile: int = 1024
     owner: str = ""  # whose it is, as hex digits; where starts wait, owners take turns
+    slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,22 +149,37 @@ async def greet(
     Raises:  SandboxLost: no greeting came in time, or one that is not what it has to be. The link is closed then.
     """
     channel = SocketChannel(link)
+    await await_greeting(channel, link.directory.name, timeout_s, ended)
+    return channel
+
+
+class Greeted(Protocol):
+    """A channel that waits for a greeting."""
+
+    greeted: asyncio.Future[None]
+
+    async def aclose(self) -> None: ...
+
+
+async def await_greeting(
+    channel: Greeted, sandbox_id: str, timeout_s: float, ended: Callable[[], Awaitable[str | None]] | None
+) -> None:
+    """As `greet`; the channel is closed where it raises."""
     try:
         async with asyncio.timeout(timeout_s):
             while not (await asyncio.wait([channel.greeted], timeout=_LOOK_S))[0]:
                 reason = await ended() if ended is not None else None
                 if reason is not None:
-                    msg = f"sandbox {link.directory.name} ended before its runner connected: {reason}"
+                    msg = f"sandbox {sandbox_id} ended before its runner connected: {reason}"
                     raise SandboxLost(msg)
             channel.greeted.result()
     except BaseException as exc:
         channel.greeted.cancel()
         await channel.aclose()
         if isinstance(exc, TimeoutError):
-            msg = f"the runner of sandbox {link.directory.name} did not connect within {timeout_s:g} s"
+            msg = f"the runner of sandbox {sandbox_id} did not connect within {timeout_s:g} s"
             raise SandboxLost(msg) from None
         raise
-    return channel
 
 
 class SocketChannel:

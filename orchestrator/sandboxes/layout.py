@@ -9,7 +9,8 @@ TMP = "/tmp"  # noqa: S108
 
 RUNNER = (f"{LIB}/runner/boot.py", f"{LINK}/s")
 RUNNER_COMMAND = (f"{ENV}/bin/python", "-I", *RUNNER)
-BARE_PYTHON = f"{LIB}/python/bin/python"  # of the backends without an engine: no packages (`library`)
+BARE_PYTHON = f"{LIB}/python/bin/python"  # no packages (`library`, Dockerfile.runner)
+SHARED_COMMAND = (BARE_PYTHON, "-I", *RUNNER, ENV)  # `share=<uid>` follows (`runner/boot.py`)
 LANDLOCK = f"{LIB}/runner/landlock.py"
 BUILDER_COMMAND = ("-I", "-S", f"{LIB}/builder/boot.py")  # after the interpreter
 

@@ -30,7 +30,8 @@ class Link:
 
     Where `owner` is given, directory and socket belong to that user id and open to no other; else all may connect who
     know the random name. `peer_uid` is the user id that a connecting process must have as seen from this host, None
-    if that is not known beforehand (a remapped user namespace).
+    if that is not known beforehand (a remapped user namespace). `passable`: others may pass through the directory, to those
+    below it whose names they know.
     """
 
     def __init__(self, directory: Path, listener: socket.socket, *, peer_uid: int | None, reopened: bool) -> None:
@@ -41,13 +42,21 @@ class Link:
         self._accepting: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def create(cls, run_dir: Path, sandbox_id: str, *, owner: int | None = None, peer_uid: int | None = None) -> "Link":
+    def create(
+        cls,
+        run_dir: Path,
+        sandbox_id: str,
+        *,
+        owner: int | None = None,
+        peer_uid: int | None = None,
+        passable: bool = False,
+    ) -> "Link":
         """Make the directory and listen in it. Raises `OSError`; nothing is left then."""
         _shared_directory(run_dir)
         directory = run_dir / sandbox_id
         directory.mkdir(mode=0o700)
         try:
-            listener = listen(directory, owner=owner)
+            listener = listen(directory, owner=owner, passable=passable)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -143,7 +152,9 @@ def _shared_directory(path: Path) -> None:
         path.chmod(0o711)  # whatever the umask is
 
 
-def listen(directory: Path, name: str = SOCKET_NAME, *, owner: int | None, backlog: int = _BACKLOG) -> socket.socket:
+def listen(
+    directory: Path, name: str = SOCKET_NAME, *, owner: int | None, backlog: int = _BACKLOG, passable: bool = False
+) -> socket.socket:
     """Listen at a new socket in a directory, which both are given to `owner`, if any. Blocks. Raises `OSError`."""
     with contextlib.ExitStack() as stack:
         directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -154,13 +165,13 @@ def listen(directory: Path, name: str = SOCKET_NAME, *, owner: int | None, backl
         undo = stack.enter_context(contextlib.ExitStack())
         undo.callback(listener.close)
         listener.bind(f"/proc/self/fd/{directory_fd}/{name}")
-        _hand_over(directory_fd, name, owner)
+        _hand_over(directory_fd, name, owner, passable=passable)
         listener.listen(backlog)
         undo.pop_all()
         return listener
 
 
-def _hand_over(directory_fd: int, name: str, owner: int | None) -> None:
+def _hand_over(directory_fd: int, name: str, owner: int | None, *, passable: bool) -> None:
     """Give socket and directory the modes and the owner they need; the directory last, so that none interferes."""
     socket_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
     try:
@@ -169,7 +180,7 @@ def _hand_over(directory_fd: int, name: str, owner: int | None) -> None:
             raise OSError(msg)
         for fd, mode in (
             (socket_fd, 0o666 if owner is None else 0o600),
-            (directory_fd, 0o711 if owner is None else 0o700),
+            (directory_fd, 0o711 if owner is None or passable else 0o700),
         ):
             # An O_PATH descriptor itself takes no fchmod; its /proc entry leads to the very same file.
             entry = Path(f"/proc/self/fd/{fd}")

@@ -16,6 +16,18 @@ class Promise:
     detail: str
 
 
+SHARED_SANDBOXES = "shared sandboxes"
+
+
+def require_sharing(promises: Sequence[Promise]) -> None:
+    """Raises `EngineUnavailable`: settings ask for shared sandboxes, of which there is a promise only then, and none can be
+    had."""
+    for promise in promises:
+        if promise.name == SHARED_SANDBOXES and not promise.held:
+            msg = f"KODOU_SHARE_SANDBOXES: {promise.detail}"
+            raise EngineUnavailable(msg)
+
+
 def require(promises: Sequence[Promise], required: Collection[str]) -> None:
     """Log what is not held; raise `EngineUnavailable` if that is required, or if nothing here promises it at all."""
     broken = {promise.name: promise.detail for promise in promises if not promise.held}

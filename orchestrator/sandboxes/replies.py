@@ -143,6 +143,13 @@ class Preloaded(msgspec.Struct, frozen=True):
     bytes: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """A slot of a shared sandbox that was ended; `clean`: its files are gone, too."""
+
+    slot: str
+    clean: bool
+
+
 class _Refusal(msgspec.Struct, frozen=True):
     code: str
     detail: str
@@ -174,6 +181,7 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _hello = msgspec.json.Decoder(Hello)
 _exited = msgspec.json.Decoder(Exited)
 _preloaded = msgspec.json.Decoder(Preloaded)
+_removed = msgspec.json.Decoder(Removed)
 _refusal = msgspec.json.Decoder(_Refusal)
 _file_head = msgspec.json.Decoder(_FileHead)
 _in_form = msgspec.json.Decoder(_InForm)
@@ -249,6 +257,11 @@ def read_exited(body: bytes) -> Exited:
 def read_preloaded(body: bytes) -> Preloaded:
     """Raises `Malformed`."""
     return _decode(_preloaded, body)
+
+
+def read_removed(body: bytes) -> Removed:
+    """Raises `Malformed`."""
+    return _decode(_removed, body)
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

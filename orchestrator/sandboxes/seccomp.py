@@ -9,7 +9,7 @@ import functools
 import json
 import struct
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from errno import ENOSYS, EPERM
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,20 @@ PROFILE = Path(__file__).with_suffix(".json")
 TIOCSTI = 0x5412
 TIOCLINUX = 0x541C
 IOCTL_BITS = 32  # the kernel looks at no more of the request, so the filter must not either (CVE-2019-10063)
+
+_SETTING_IDS = (
+    "setuid",
+    "setgid",
+    "setreuid",
+    "setregid",
+    "setresuid",
+    "setresgid",
+    "setfsuid",
+    "setfsgid",
+    "setgroups",
+)
+_NOT_SHARED = frozenset({*_SETTING_IDS, "shmget", "semget", "msgget"})
+_ALL_BITS = 2**32 - 1
 
 _MAX_SYSCALL = 1024  # above all numbers in use (under 500)
 _X32_BIT = 0x40000000  # in numbers of the x32 ABI
@@ -35,13 +49,13 @@ _NUMBER_OFFSET = 0
 _RETURN_ERRNO = 0x00050000
 
 
-def profile_json(*, gvisor: bool = False) -> str:
-    """The profile as `docker run --security-opt seccomp=` takes it (20.10 and newer).
+def profile_json(*, gvisor: bool = False, uids: range | None = None) -> str:
+    """The profile as `docker run --security-opt seccomp=` takes it (20.10 and newer). `uids`: as `compiled`.
 
     `gvisor`: in the words of gVisor, which refuses with EPERM whatever error a rule names; so a C library would not fall back
     from `clone3`, and no thread would start. What is left to a tracer, where there is none, fails with ENOSYS.
     """
-    profile = _profile()
+    profile = _profile(uids)
     if gvisor:
         return json.dumps({**profile, "syscalls": [_for_gvisor(rule) for rule in profile["syscalls"]]})
     return json.dumps(profile)
@@ -53,9 +67,12 @@ def _for_gvisor(rule: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in rule.items() if name != "errnoRet"}, "action": "SCMP_ACT_TRACE"}
 
 
-@functools.cache
-def compiled() -> bytes:
+@functools.lru_cache(maxsize=64)
+def compiled(uids: range | None = None) -> bytes:
     """The profile as a BPF program for this machine's architecture. Blocks the first time.
+
+    `uids`: of a shared sandbox, whose process 1 may change its user and group ids, but to these only: as many as a power of
+    two, and the first a multiple of it. It has no System V IPC, which would outlive a session.
 
     A call that is newer than libseccomp's tables fails with ENOSYS, not EPERM, so that a C library falls back to an
     older one. Raises `RuntimeError` where libseccomp is missing, `OSError` where it refuses.
@@ -66,7 +83,7 @@ def compiled() -> bytes:
     program = pyseccomp.SyscallFilter(pyseccomp.ERRNO(EPERM))
     program.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     program.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
-    for rule in _profile()["syscalls"]:
+    for rule in _profile(uids)["syscalls"]:
         action = pyseccomp.ALLOW if rule["action"] == "SCMP_ACT_ALLOW" else pyseccomp.ERRNO(rule["errnoRet"])
         arguments = [_argument(pyseccomp, each) for each in rule.get("args", ())]
         for name in rule["names"]:
@@ -101,8 +118,10 @@ def all_but(denied: Collection[int], *, bits: int) -> Iterator[tuple[int, int]]:
             yield ((1 << bits) - 1) >> bit << bit, prefix << bit
 
 
-def _profile() -> dict[str, Any]:
+def _profile(uids: range | None) -> dict[str, Any]:
     profile: dict[str, Any] = json.loads(PROFILE.read_bytes())
+    if uids is not None:
+        profile["syscalls"] = [*_without(profile["syscalls"], _NOT_SHARED), *_within(uids)]
     profile["syscalls"] += [
         {
             "names": ["ioctl"],
@@ -112,6 +131,21 @@ def _profile() -> dict[str, Any]:
         for mask, value in all_but({TIOCSTI, TIOCLINUX}, bits=IOCTL_BITS)
     ]
     return profile
+
+
+def _without(rules: Sequence[dict[str, Any]], names: Collection[str]) -> Iterator[dict[str, Any]]:
+    for rule in rules:
+        yield {**rule, "names": [name for name in rule["names"] if name not in names]}
+
+
+def _within(uids: range) -> Iterator[dict[str, Any]]:
+    """Rules by which ids are changed to `uids` only. The kernel looks at 32 bits of each, and so does the mask."""
+    block = {"value": _ALL_BITS ^ (len(uids) - 1), "valueTwo": uids.start, "op": "SCMP_CMP_MASKED_EQ"}
+    for names, count in (("setuid", "setgid"), 1), (("setresuid", "setresgid"), 3):
+        arguments = [{"index": index, **block} for index in range(count)]
+        yield {"names": list(names), "action": "SCMP_ACT_ALLOW", "args": arguments}
+    none = {"index": 0, "value": _ALL_BITS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    yield {"names": ["setgroups"], "action": "SCMP_ACT_ALLOW", "args": [none]}
 
 
 def _newest_syscall(pyseccomp: ModuleType) -> int:

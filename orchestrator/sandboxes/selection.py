@@ -11,7 +11,7 @@ from orchestrator.sandboxes.bubblewrap.backend import promises as bubblewrap_pro
 from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.docker.host import docker_promises, require_runtime
 from orchestrator.sandboxes.process import ProcessBackend
-from orchestrator.sandboxes.promises import require
+from orchestrator.sandboxes.promises import require, require_sharing
 from orchestrator.settings import Settings
 
 Engine = DockerBackend | BubblewrapBackend | ProcessBackend
@@ -75,6 +75,7 @@ async def _docker(settings: Settings) -> Engine:
     try:
         promises = await docker_promises(settings)
         require_runtime(promises)
+        require_sharing(promises)
         require(promises, settings.required_promises)
     except KodouError:
         await backend.aclose()
@@ -86,5 +87,7 @@ async def _bubblewrap(settings: Settings) -> Engine:
     problem = await check_bubblewrap(settings)
     if problem is not None:
         raise EngineUnavailable(problem)
-    require(await bubblewrap_promises(settings), settings.required_promises)
+    promises = await bubblewrap_promises(settings)
+    require_sharing(promises)
+    require(promises, settings.required_promises)
     return await asyncio.to_thread(BubblewrapBackend, settings)

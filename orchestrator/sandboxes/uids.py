@@ -1,4 +1,4 @@
-"""User ids of sandboxes: one each, so that two of them never share limits, keyrings or files."""
+"""User ids of sandboxes: one each, so that two of them never share limits, keyrings or files. A shared one has a block."""
 
 from orchestrator.errors import EngineUnavailable
 
@@ -9,29 +9,28 @@ class Uids:
     def __init__(self, base: int, count: int) -> None:
         self._base = base
         self._count = count
-        self._held: dict[str, int] = {}  # sandbox id -> uid
+        self._held: dict[str, range] = {}  # by sandbox id
         self._taken: set[int] = set()
 
-    def take(self, sandbox_id: str) -> int:
-        """An id that no other sandbox holds. It follows from the sandbox's own (32 hex digits) where that is free, so
-        that servers which share an engine but not this table seldom meet. Raises `EngineUnavailable`: all are held."""
-        if len(self._taken) >= self._count:
-            msg = f"all {self._count} user ids for sandboxes are taken; raise KODOU_SANDBOX_UID_COUNT"
-            raise EngineUnavailable(msg)
-        offset = int(sandbox_id, 16) % self._count
-        while self._base + offset in self._taken:
-            offset = (offset + 1) % self._count
-        uid = self._base + offset
-        self.hold(sandbox_id, uid)
-        return uid
+    def take(self, sandbox_id: str, block: int = 1) -> int:
+        """An id that no other sandbox holds, the first of so many: a power of two, of which it is a multiple. It follows from
+        the sandbox's own (32 hex digits) where that is free, so that servers which share an engine but not this table seldom
+        meet. Raises `EngineUnavailable`: all are held."""
+        first = -(-self._base // block)  # in blocks, as what follows
+        count = (self._base + self._count) // block - first
+        for attempt in range(count):
+            uid = (first + (int(sandbox_id, 16) + attempt) % count) * block
+            if self._taken.isdisjoint(range(uid, uid + block)):
+                self.hold(sandbox_id, uid, block)
+                return uid
+        msg = f"all {self._count} user ids for sandboxes are taken; raise KODOU_SANDBOX_UID_COUNT"
+        raise EngineUnavailable(msg)
 
-    def hold(self, sandbox_id: str, uid: int) -> None:
+    def hold(self, sandbox_id: str, uid: int, block: int = 1) -> None:
         """Remember what a sandbox from before a restart holds."""
-        self._held[sandbox_id] = uid
-        self._taken.add(uid)
+        self._held[sandbox_id] = range(uid, uid + block)
+        self._taken.update(self._held[sandbox_id])
 
     def release(self, sandbox_id: str) -> None:
         """The sandbox is gone; not holding one is fine."""
-        uid = self._held.pop(sandbox_id, None)
-        if uid is not None:
-            self._taken.discard(uid)
+        self._taken.difference_update(self._held.pop(sandbox_id, ()))

@@ -16,6 +16,7 @@ from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import Frozen, LiveSession, Registry
 from orchestrator.sessions.sandboxes import Background, Sandboxes
+from orchestrator.sessions.shared import is_slot
 from orchestrator.settings import Settings
 from orchestrator.telemetry import FROZEN_SANDBOXES, log
 
@@ -81,6 +82,8 @@ class Freezer:
             and live.channel is not None
             and live.channel.alive()
             and live.channel.idle()
+            and live.sandbox is not None
+            and not is_slot(live.sandbox)  # others are in there
         )
 
     async def _freeze(self, live: LiveSession) -> None:

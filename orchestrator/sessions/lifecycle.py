@@ -33,7 +33,7 @@ class Lifecycle:
         these distributions imported, was there for it.
         Raises `SandboxLost`, `EngineUnavailable`, `StoreBusy`; `SessionExpired` if it was stopped meanwhile."""
         session = live.record
-        warm = None if distributions is None else self._sandboxes.pool.claim(image, session, distributions)
+        warm = None if distributions is None else self._sandboxes.claim(image, session, distributions)
         try:
             if warm is not None:
                 await self._begin_warm(live, warm)
@@ -41,7 +41,7 @@ class Lifecycle:
             # The store first: what a crash leaves on the engine is then known to the store.
             await self._store.add(session)
             try:
-                sandbox, channel = await self._sandboxes.start(image, session)
+                sandbox, channel = await self._sandboxes.start(image, session, distributions or ())
             except NotFound as error:
                 msg = "the environment's image was removed just now: try again"
                 raise SandboxLost(msg) from error

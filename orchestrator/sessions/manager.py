@@ -282,6 +282,8 @@ class SessionManager:
         for live in self._registry:
             if live.channel is not None:
                 await live.channel.aclose()
+        if self._sandboxes.shared is not None:
+            await self._sandboxes.shared.aclose()
         if self._claim is not None:
             self._claim.release()
 

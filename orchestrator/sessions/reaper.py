@@ -20,6 +20,7 @@ from orchestrator.sessions.freezing import Freezer
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import ENDED, LiveSession, Registry
 from orchestrator.sessions.sandboxes import Sandboxes
+from orchestrator.sessions.shared import SHARED
 from orchestrator.sessions.watch import StoreWatch
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store
@@ -67,6 +68,8 @@ class Reaper:
             await self._try("looking after a session", lambda live=live: self._look_after(live))  # type: ignore[misc]
         self._freezer.tend()
         await self._try("tending the pool", self._tend_pool)
+        if self._sandboxes.shared is not None:
+            await self._try("tending shared sandboxes", self._sandboxes.shared.tend)
         now = time.monotonic()
         if now - self._last_swept >= SWEEP_S:
             await self._try("comparing the pool with images", self._compare_pool)
@@ -117,6 +120,8 @@ class Reaper:
         session = sandbox.labels[SESSION_LABEL]
         if session == POOLED:
             return claiming or self._sandboxes.pool.holds(sandbox)
+        if session == SHARED:
+            return self._sandboxes.shared is not None and self._sandboxes.shared.holds(sandbox)
         live = self._registry.get(session)
         return live is not None and live.sandbox is None  # it may be just starting this one
 

@@ -12,7 +12,8 @@ from orchestrator.sandboxes.backend import Sandbox
 from orchestrator.sessions.freezing import THAW_S
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import ENDED, UNCLOSED, LiveSession, Registry
-from orchestrator.sessions.sandboxes import Sandboxes
+from orchestrator.sessions.sandboxes import Sandboxes, handle
+from orchestrator.sessions.shared import is_slot
 from orchestrator.store.base import Store
 from orchestrator.telemetry import log
 
@@ -50,7 +51,7 @@ async def recover(store: Store, sandboxes: Sandboxes, registry: Registry, lifecy
 
     async def take_up(record: Session, sandbox: Sandbox | None) -> None:
         async with at_once:
-            if sandbox is None or not await _adopted(record, sandbox, sandboxes, registry, lifecycle):
+            if not await _adopted(record, sandbox, sandboxes, registry, lifecycle):
                 await lifecycle.close_left(record)
 
     async def stop(sandbox: Sandbox) -> None:
@@ -69,10 +70,18 @@ async def recover(store: Store, sandboxes: Sandboxes, registry: Registry, lifecy
 
 
 async def _adopted(
-    record: Session, sandbox: Sandbox, sandboxes: Sandboxes, registry: Registry, lifecycle: Lifecycle
+    record: Session, sandbox: Sandbox | None, sandboxes: Sandboxes, registry: Registry, lifecycle: Lifecycle
 ) -> bool:
     if record.state in (SessionState.STARTING, *ENDED) or record.expires_at <= datetime.now(UTC):
         return False
+    if sandbox is None:
+        slot = handle(record.sandbox)
+        if slot is None or not is_slot(slot):
+            return False
+        live = LiveSession(record, SessionState.RESTARTING)  # shared sandboxes end with their server
+        live.sandbox = slot  # so that the next server knows it for one that had a slot, too
+        registry.add(live)
+        return True
     try:
         async with asyncio.timeout(THAW_S):
             await sandboxes.thaw(sandbox)  # a server that crashed may have left it frozen

@@ -14,6 +14,7 @@ from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, Sandb
 from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
 from orchestrator.sandboxes.labels import INSTANCE_LABEL, POOLED, SESSION_LABEL
 from orchestrator.sessions.pool import Kind, Pool, Warm
+from orchestrator.sessions.shared import SHARED, SharedSandboxes, is_slot
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
 from orchestrator.turns import Turns
@@ -66,15 +67,26 @@ class Sandboxes:
         self._background = background
         self._starts = Turns(settings.max_starts)
         self.pool = Pool(settings, self, sessions)
+        self.shared: SharedSandboxes | None = None
+        if settings.share_sandboxes == "owner":
+            labels = {SESSION_LABEL: SHARED, INSTANCE_LABEL: instance}
+            self.shared = SharedSandboxes(settings, backend, labels, background)
 
     async def image(self, environment_id: str) -> Image | None:
         return await self._backend.images.find(environment_id)
 
-    async def start(self, image: Image, session: Session) -> tuple[Sandbox, RunnerChannel]:
-        """A fresh sandbox with its runner configured. Whoever is cancelled here leaves nothing behind.
-        Raises `NotFound` (image), `SandboxLost`, `EngineUnavailable`."""
+    def claim(self, image: Image, session: Session, distributions: tuple[str, ...]) -> Warm | None:
+        """A warm sandbox with these imported, if there is one."""
+        return None if self._sharing(session) else self.pool.claim(image, session, distributions)
+
+    async def start(
+        self, image: Image, session: Session, distributions: tuple[str, ...] = ()
+    ) -> tuple[Sandbox, RunnerChannel]:
+        """A fresh sandbox with its runner configured, or a slot of one that is shared, where `distributions` are imported
+        already. Whoever is cancelled here leaves nothing behind. Raises `NotFound` (image), `SandboxLost`,
+        `EngineUnavailable`."""
         await self._starts.acquire(session.owner)
-        return await self._started(self._start(image, session))
+        return await self._started(self._start(image, session, distributions))
 
     # --- for the pool ---
 
@@ -107,13 +119,15 @@ class Sandboxes:
         """The configured channel to a sandbox that runs. Raises `SandboxLost`, `EngineUnavailable`."""
         deadline = time.monotonic() + timeout_s
         channel = await self._backend.connect(sandbox, timeout_s=timeout_s)
+        await self._configure(channel, session, timeout_s=max(deadline - time.monotonic(), LEAST_CONNECT_S))
+        return channel
+
+    async def _configure(self, channel: RunnerChannel, session: Session, *, timeout_s: float) -> None:
         try:
-            left = max(deadline - time.monotonic(), LEAST_CONNECT_S)
-            await channel.configure(self._config(session.resources, session), timeout_s=left)
+            await channel.configure(self._config(session.resources, session), timeout_s=timeout_s)
         except BaseException:
             await channel.aclose()
             raise
-        return channel
 
     async def freeze(self, sandbox: Sandbox) -> bool:
         """As the backend does."""
@@ -131,12 +145,20 @@ class Sandboxes:
                 "a sandbox of another backend is left to end itself", sandbox=sandbox.id, backend=sandbox.backend
             )
             return
-        await self._backend.stop(sandbox)
+        if not is_slot(sandbox):
+            await self._backend.stop(sandbox)
+        elif self.shared is not None:
+            await self.shared.close(sandbox)
+        # Else it was of an earlier server, whose shared sandboxes have ended.
 
     async def owned(self) -> list[Sandbox]:
         """All sandboxes that this server, now or before a crash, has started for sessions, warm ones too."""
         owned = await self._backend.owned({INSTANCE_LABEL: self.instance})
         return [sandbox for sandbox in owned if SESSION_LABEL in sandbox.labels]
+
+    def _sharing(self, session: Session) -> SharedSandboxes | None:
+        """Where this session is to have a slot; None: it is to have a sandbox of its own."""
+        return self.shared if self.shared is not None and self.shared.takes(session) else None
 
     async def _started(
         self, start: Coroutine[Any, Any, tuple[Sandbox, RunnerChannel]]
@@ -163,8 +185,13 @@ class Sandboxes:
             self._background.spawn(self.stop(sandbox))
             raise
 
-    async def _start(self, image: Image, session: Session) -> tuple[Sandbox, RunnerChannel]:
+    async def _start(
+        self, image: Image, session: Session, distributions: tuple[str, ...]
+    ) -> tuple[Sandbox, RunnerChannel]:
         deadline = time.monotonic() + self._settings.sandbox_start_timeout_s
+        shared = self._sharing(session)
+        if shared is not None:
+            return await self._start_shared(shared, image, session, distributions)
         sandbox = await self._backend.start(
             image,
             SandboxSpec(resources=session.resources, network=session.network, owner=_digest(session.owner)),
@@ -176,6 +203,17 @@ class Sandboxes:
         except BaseException:
             self._background.spawn(self.stop(sandbox))
             raise
+
+    async def _start_shared(
+        self, shared: SharedSandboxes, image: Image, session: Session, distributions: tuple[str, ...]
+    ) -> tuple[Sandbox, RunnerChannel]:
+        slot, channel = await shared.open(image, session, distributions)
+        try:
+            await self._configure(channel, session, timeout_s=self._settings.sandbox_start_timeout_s)
+        except BaseException:
+            self._background.spawn(self.stop(slot))
+            raise
+        return slot, channel
 
     async def _stop_late(self, task: asyncio.Task[tuple[Sandbox, RunnerChannel]]) -> None:
         try:

@@ -12,6 +12,7 @@ from orchestrator.records import Session, SessionState
 from orchestrator.sandboxes.backend import SandboxBackend
 from orchestrator.sessions.live import STOPPED
 from orchestrator.sessions.sandboxes import handle
+from orchestrator.sessions.shared import is_slot
 from orchestrator.store.base import Store
 
 
@@ -21,7 +22,7 @@ async def stop_session(store: Store, backend: SandboxBackend, data_dir: Path, id
     record = await _move(store, id, SessionState.CLOSING)
     await asyncio.to_thread(Generation(data_dir).bump)
     sandbox = handle(record.sandbox)
-    if sandbox is not None:
+    if sandbox is not None and not is_slot(sandbox):  # a slot's server ends it, as it sees this
         await backend.stop(sandbox)
     return await _move(store, id, SessionState.CLOSED)
 

@@ -1,7 +1,8 @@
-"""Starts the runner: `python -I boot.py <socket path> [<environment> <rule>…]`.
+"""Starts the runner: `python -I boot.py <socket path> [<environment> [share=<uid>] <rule>…]`.
 
 With an environment, the interpreter is one that knows no packages, and enters that environment once the rules hold
-(`landlock`, `environment`); without, it is the environment's own.
+(`landlock`, `environment`); without, it is the environment's own. With `share` it is process 1 of a shared sandbox (`host`),
+and started as root.
 
 The package is loaded under a private name: a user's package called `runner` stays importable, and nothing of ours is
 importable by accident. The greeting goes out before most of it is imported, so that both sides prepare at once.
@@ -34,12 +35,17 @@ def load() -> None:
 def main(path: str, environment: str = "", *rules: str) -> None:
     sys.dont_write_bytecode = True  # the directory is mounted read-only
     load()
+    share = ""
+    if rules and rules[0].startswith("share="):
+        share, rules = rules[0][6:], rules[1:]
     if rules:
         import_module(NAME + ".landlock").restrict_to(rules)
+    if share:
+        import_module(NAME + ".privileges").keep_switching(int(share))
     if environment:
         import_module(NAME + ".environment").enter(environment)
     control = import_module(NAME + ".link").first_connection(path)
-    run = import_module(NAME + ".supervisor").run
+    run = import_module(NAME + (".host" if share else ".supervisor")).run
     sys.dont_write_bytecode = False
     run(path, control)
 

@@ -1,7 +1,8 @@
 """Every process that a call started, and its end.
 
-As process 1 of a PID namespace the supervisor kills with one system call all there is. As a plain process (the
-`process` backend) it finds its descendants through /proc, and is their reaper, so that none gets out of its tree.
+As process 1 of a PID namespace the supervisor kills with one system call all there is; so does one that has a user id of
+its own (`host.py`), as it may signal nothing else. As a plain process (the `process` backend) it finds its descendants
+through /proc, and is their reaper, so that none gets out of its tree.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _COLLECT_S = 0.05
 _RIVAL_S = 5.0
 _PAUSE_S = 0.0005
 
+_own_user = False  # all that this process may signal is its own
+
 
 def _prctl(option: int, value: int) -> None:
     """prctl(2), as far as this interpreter can. `ctypes` would cost the start 5 ms; its core costs 1."""
@@ -32,18 +35,24 @@ def _prctl(option: int, value: int) -> None:
         return
 
 
+def have_own_user() -> None:
+    """From here on this process is the supervisor of all that runs under its user id, and has no rights beyond that."""
+    global _own_user
+    _own_user = True
+
+
 def guard_supervisor() -> None:
-    """As process 1: other processes of the same user may not look into or trace the supervisor. Else: become a reaper."""
-    if os.getpid() == 1:
+    """Other processes of the same user may not look into or trace the supervisor of a sandbox. Not process 1: be a reaper."""
+    if os.getpid() == 1 or _own_user:
         _prctl(_PR_SET_DUMPABLE, 0)
-    else:
+    if os.getpid() != 1:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def release_worker(supervisor: int) -> None:
     """In a fresh fork: undo what only the supervisor needs, and do not outlive it."""
+    _prctl(_PR_SET_DUMPABLE, 1)  # its own /proc/self is to be readable for user code
     if supervisor == 1:
-        _prctl(_PR_SET_DUMPABLE, 1)  # its own /proc/self is to be readable for user code
         return
     _prctl(_PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != supervisor:  # it ended before the line above
@@ -65,13 +74,13 @@ def reap(ended: dict[int, int] | None = None) -> bool:
 
 def kill_all() -> None:
     """Kill every other process in reach; none of them runs user code again. Most have been collected then."""
-    if os.getpid() == 1:
-        _kill_namespace()
+    if os.getpid() == 1 or _own_user:
+        _kill_reachable()
     else:
         _kill_descendants()
 
 
-def _kill_namespace() -> None:
+def _kill_reachable() -> None:
     # One signal reaches all at once, and none forks with it pending: what is not collected in time is dying. To wait for
     # the last of hundreds would only keep the fresh worker from its greeting.
     try:

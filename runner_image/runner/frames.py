@@ -16,6 +16,11 @@ Two connections to one Unix socket, on which the orchestrator listens:
   Generation counts workers from 1. Either side that loses its connection connects anew and greets again; the worker's
   state survives that. The orchestrator sends CONFIG again on every new control connection.
 
+Process 1 of a shared sandbox (`host.py`) runs no calls. It gets no CONFIG, may get PRELOAD first of all, and then ADD {"slot":
+name, "uid", "limits": {name of an RLIMIT: n}}: fork a supervisor for one session, which has that user id and connects to the
+socket of the directory with that name. REMOVE {"slot"}: end all that runs under its user id and remove its files; then it
+answers REMOVED {"slot", "clean": bool}, `clean` being false where files may be left.
+
 CONFIG: {"env": {str: str}, "max_reply_bytes", "max_content_bytes", "max_output_bytes", "max_items", "max_references",
 "max_reference_bytes", "first": bool, "orphan_s", "fsize_bytes", "egress": bool}; `env` is set before the first worker is forked,
 after the variables of a proxy with `egress` (`egress.py`). `first` is false where an earlier sandbox of the session was
@@ -65,6 +70,9 @@ STOP = 4
 EXITED = 5
 PRELOAD = 6
 PRELOADED = 7
+ADD = 8
+REMOVE = 9
+REMOVED = 10
 CALL = 16
 COMPOSE = 17
 DESCRIBE = 18

@@ -135,6 +135,9 @@ class Supervisor:
             self._disconnect(control)
             return
         self._answered = True
+        self._handle(frame)
+
+    def _handle(self, frame: frames.Frame) -> None:
         if frame.kind == frames.CONFIG:
             self._configure(json.loads(frame.body))
         elif frame.kind == frames.PRELOAD:

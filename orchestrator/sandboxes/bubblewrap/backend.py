@@ -27,6 +27,7 @@ from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_proc
 from orchestrator.sandboxes.directories.images import DirectoryImages
 from orchestrator.sandboxes.egress import Egress
 from orchestrator.sandboxes.link import Link, opened
+from orchestrator.sandboxes.slots import UIDS, block, open_link, remove_link, slot_uid
 from orchestrator.settings import Settings
 
 __all__ = ["BubblewrapBackend", "check", "promises"]
@@ -67,7 +68,9 @@ class BubblewrapBackend:
         sandbox_id = secrets.token_hex(16)
         data = {"cgroups": os.pathsep.join(map(str, machine.groups.named(sandbox_id).directories))}
         if self._uids is not None:
-            data["uid"] = str(self._uids.sessions.take(sandbox_id))
+            data["uid"] = str(self._uids.sessions.take(sandbox_id, block(spec.slots)))
+            if spec.slots:
+                data[UIDS] = str(block(spec.slots))
         sandbox = Sandbox(sandbox_id, self.name, image.environment_id, data, dict(labels))
         self._starting.add(sandbox_id)
         work = asyncio.ensure_future(asyncio.to_thread(self._started, machine, sandbox, image, spec))
@@ -108,6 +111,13 @@ class BubblewrapBackend:
             return link
         await self.resume(sandbox)
         return await opened(partial(self._reopen, sandbox))
+
+    async def open_slot(self, sandbox: Sandbox, slot: str, number: int) -> Link:
+        uid = slot_uid(sandbox, number)
+        return await open_link(self._settings.run_dir, sandbox, slot, owner=uid, uid=uid)
+
+    async def close_slot(self, sandbox: Sandbox, slot: str) -> None:
+        await remove_link(self._settings.run_dir, sandbox, slot)
 
     async def resume(self, sandbox: Sandbox) -> None:
         """Do for it again what an earlier process did as long as it ran: let it out. Raises `EngineUnavailable`."""
@@ -173,7 +183,7 @@ class BubblewrapBackend:
                 self._found = await asyncio.to_thread(Machine.look, self._settings)
                 for sandbox in await asyncio.to_thread(self._handles.all):
                     if self._uids is not None and "uid" in sandbox.data:
-                        self._uids.sessions.hold(sandbox.id, int(sandbox.data["uid"]))
+                        self._uids.sessions.hold(sandbox.id, int(sandbox.data["uid"]), int(sandbox.data.get(UIDS, "1")))
             return self._found
 
     def _started(self, machine: Machine, sandbox: Sandbox, image: Image, spec: SandboxSpec) -> Sandbox:
@@ -185,12 +195,16 @@ class BubblewrapBackend:
 
     def _start(self, machine: Machine, sandbox: Sandbox, image: Image, spec: SandboxSpec) -> Sandbox:
         uid = int(sandbox.data["uid"]) if "uid" in sandbox.data else None
+        if spec.slots and uid is None:
+            msg = "shared sandboxes need a server that runs as root"
+            raise EngineUnavailable(msg)
+        shared = range(uid, uid + block(spec.slots)) if spec.slots and uid is not None else None
         resources = spec.resources
         limits = session_limits(
             pids=resources.pids,
             nofile=spec.nofile,
             memory_mb=resources.memory_mb,
-            own_uid=uid is not None,
+            own_uid=uid is not None and shared is None,
             memory_held=machine.groups.holds("memory"),
         )
         with ExitStack() as undo:
@@ -200,7 +214,9 @@ class BubblewrapBackend:
             built = self._images.located(image)
             owner = os.geteuid() if uid is None else uid
             undo.callback(Link.remove, self._settings.run_dir, sandbox.id)
-            link = Link.create(self._settings.run_dir, sandbox.id, owner=owner, peer_uid=owner)
+            link = Link.create(
+                self._settings.run_dir, sandbox.id, owner=owner, peer_uid=owner, passable=shared is not None
+            )
             undo.callback(link.close)
             group = machine.groups.create(sandbox.id, GroupLimits(resources.memory_mb, resources.pids, resources.cpus))
             undo.callback(group.remove)
@@ -211,8 +227,16 @@ class BubblewrapBackend:
                 link=link.directory,
                 prefix=interpreter_prefix(built.interpreter),
                 disk_mb=resources.disk_mb,
+                share=None if shared is None else shared.start,
             )
-            launched = launch(argv, uid=uid, limits=limits, cgroup=group, files=tmpfs_files(resources.disk_mb))
+            launched = launch(
+                argv,
+                uid=uid if shared is None else None,
+                limits=limits,
+                cgroup=group,
+                files=tmpfs_files(resources.disk_mb),
+                shared=shared,
+            )
             undo.callback(launched.kill)
             data = {**sandbox.data, "pid": str(launched.pid), "start_time": launched.start_time}
             started = replace(sandbox, data=data)

@@ -26,7 +26,7 @@ from orchestrator.sandboxes.bubblewrap.options import (
     trial_argv,
 )
 from orchestrator.sandboxes.bubblewrap.wrapping import TOOLS_PATH
-from orchestrator.sandboxes.promises import Promise
+from orchestrator.sandboxes.promises import SHARED_SANDBOXES, Promise
 from orchestrator.sandboxes.uids import Uids
 from orchestrator.settings import Settings
 
@@ -191,7 +191,12 @@ def _promises(settings: Settings) -> list[Promise]:
             detail="set by root, on Linux 5.2 and newer; else the memory limit ends a sandbox that makes too many",
         ),
         Promise("no network", held=True, detail="but loopback; `network: egress` is a proxy to public addresses"),
+        *(_sharing(root=root) if settings.share_sandboxes != "never" else ()),
     ]
+
+
+def _sharing(*, root: bool) -> list[Promise]:
+    return [Promise(SHARED_SANDBOXES, root, "they need a server that runs as root, which has user ids to give")]
 
 
 def _group_detail(groups: CgroupSupport, otherwise: str) -> str:

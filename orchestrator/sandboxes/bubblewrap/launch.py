@@ -63,19 +63,21 @@ def launch(
     cgroup: Cgroup | None,
     files: Mapping[str, int],
     output: bool = False,
+    shared: range | None = None,
 ) -> Launched:
     """Start bubblewrap with `argv`, its own path first.
 
     `limits`: by the names of util-linux's `prlimit`. `uid`: user and group id to start it under; None: this process' own.
     `files`: how many each tmpfs may hold, by its path inside; set where that can be. `output`: `outer.stdout` and
-    `outer.stderr` are pipes; else nothing is kept of what is written. Raises `EngineUnavailable`, with bubblewrap's words.
+    `outer.stderr` are pipes; else nothing is kept of what is written. `shared`: its process 1 may change its user id to these
+    (and is started by root, in no user namespace: see `options._shared`). Raises `EngineUnavailable`, with bubblewrap's words.
     """
     with contextlib.ExitStack() as stack:
         info_read, info_write = _pipe(stack)
         block_read, block_write = _pipe(stack)
         log = _bounded_log(stack)
         descriptors = {
-            "--seccomp": _filter(stack).fileno(),
+            "--seccomp": _filter(stack, shared).fileno(),
             "--info-fd": info_write.fileno(),
             "--block-fd": block_read.fileno(),
         }
@@ -234,9 +236,9 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[BinaryIO, BinaryIO]:
     )
 
 
-def _filter(stack: contextlib.ExitStack) -> BinaryIO:
+def _filter(stack: contextlib.ExitStack, uids: range | None) -> BinaryIO:
     file = stack.enter_context(os.fdopen(os.memfd_create("seccomp"), "w+b", buffering=0))
-    file.write(seccomp.compiled())
+    file.write(seccomp.compiled(uids))
     file.seek(0)
     return file
 

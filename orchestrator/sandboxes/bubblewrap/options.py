@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.sandboxes.layout import BARE_PYTHON, ENV, LANDLOCK, LIB, LINK, RUNNER, TMP, VARIABLES
+from orchestrator.sandboxes.layout import ENV, LANDLOCK, LIB, LINK, SHARED_COMMAND, TMP, VARIABLES
 
 MB = 1024 * 1024
 SHM = "/dev/shm"  # noqa: S108
 SHM_MB = 64
 MQUEUE = "/dev/mqueue"
 FILES_PER_MB = 256  # of a tmpfs: one for every 4 KiB
+SHARING_CAPABILITIES = ("SETUID", "SETGID", "SETPCAP")  # it keeps the first two
 BUILDER_PIDS = 512
 BUILDER_NOFILE = 8192
 SANDBOX_ID = 1000  # uid and gid as seen inside; named in `ETC_FILES`
@@ -83,12 +84,15 @@ class Mount:
     writable: bool = False
 
 
-def session_argv(host: Host, *, env: Path, lib: Path, link: Path, prefix: Path | None, disk_mb: int) -> list[str]:
-    """A session's sandbox: runs the runner as process 1. `prefix`: the interpreter's, where it is outside of /usr."""
+def session_argv(
+    host: Host, *, env: Path, lib: Path, link: Path, prefix: Path | None, disk_mb: int, share: int | None = None
+) -> list[str]:
+    """A session's sandbox: runs the runner as process 1. `prefix`: the interpreter's, where it is outside of /usr. `share`: the
+    first user id of a shared sandbox."""
     mounts = [Mount(env, ENV), Mount(lib, LIB), Mount(link, LINK), *_prefix(prefix)]
     # Not the environment's own interpreter: a package may have put another there, and its `.pth` files come first.
-    command = [BARE_PYTHON, "-I", *RUNNER, ENV, *_rules(host, mounts)]
-    return [*_sandbox(host, mounts, tmp_mb=disk_mb), "--", *command]
+    command = [*SHARED_COMMAND, *([] if share is None else [f"share={share}"]), *_rules(host, mounts)]
+    return [*_sandbox(host, mounts, tmp_mb=disk_mb, shared=share is not None), "--", *command]
 
 
 def builder_argv(
@@ -154,14 +158,13 @@ def _prefix(prefix: Path | None) -> list[Mount]:
     return [] if prefix is None else [Mount(prefix, str(prefix))]
 
 
-def _sandbox(host: Host, mounts: Sequence[Mount], *, tmp_mb: int) -> list[str]:
+def _sandbox(host: Host, mounts: Sequence[Mount], *, tmp_mb: int, shared: bool = False) -> list[str]:
     arguments = [host.bwrap]
-    for namespace in ("user", "pid", "net", "ipc", "uts", "cgroup-try"):
+    for namespace in ("pid", "net", "ipc", "uts", "cgroup-try"):
         arguments.append(f"--unshare-{namespace}")
-    arguments += ["--uid", str(SANDBOX_ID), "--gid", str(SANDBOX_ID), "--cap-drop", "ALL", "--hostname", "sandbox"]
+    arguments += ["--cap-drop", "ALL", "--hostname", "sandbox"]
     arguments += ["--as-pid-1", "--new-session", "--clearenv", "--chdir", TMP]
-    if host.can_disable_userns:
-        arguments.append("--disable-userns")
+    arguments += _shared() if shared else _user(host)
     for name, value in VARIABLES.items():
         arguments += ["--setenv", name, value]
     return [
@@ -169,10 +172,23 @@ def _sandbox(host: Host, mounts: Sequence[Mount], *, tmp_mb: int) -> list[str]:
         *_system(host),
         *_proc_and_dev(host),
         *_writable(tmp_mb),
+        *(_passable(mounts) if shared else ()),
         *_mounted(mounts),
         "--remount-ro",
         "/",
     ]
+
+
+def _user(host: Host) -> list[str]:
+    """One user id, in a user namespace."""
+    arguments = ["--unshare-user", "--uid", str(SANDBOX_ID), "--gid", str(SANDBOX_ID)]
+    return [*arguments, "--disable-userns"] if host.can_disable_userns else arguments
+
+
+def _shared() -> list[str]:
+    """Many user ids. A user namespace of one user has one only, so there is none: process 1 starts as the host's root with
+    these rights alone, and becomes another before anything of an environment runs (`runner/privileges.py`)."""
+    return [word for name in SHARING_CAPABILITIES for word in ("--cap-add", f"CAP_{name}")]
 
 
 def _system(host: Host) -> list[str]:
@@ -205,6 +221,12 @@ def _writable(tmp_mb: int) -> list[str]:
 
 def _shm_mb(tmp_mb: int) -> int:
     return min(SHM_MB, tmp_mb)
+
+
+def _passable(mounts: Sequence[Mount]) -> list[str]:
+    """What mounts lie in, for all users: bubblewrap makes it for the one who starts it."""
+    parents = dict.fromkeys(parent for mount in mounts for parent in reversed(Path(mount.target).parents))
+    return [word for parent in parents if parent != Path("/") for word in ("--dir", str(parent))]
 
 
 def _mounted(mounts: Sequence[Mount]) -> list[str]:

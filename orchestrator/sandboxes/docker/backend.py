@@ -28,6 +28,7 @@ from orchestrator.sandboxes.docker.options import (
     SANDBOX,
     SANDBOX_ID,
     UID,
+    UID_COUNT,
     UNSET,
     sandbox_body,
 )
@@ -43,6 +44,7 @@ from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sandboxes.layout import RUNNER, RUNNER_COMMAND
 from orchestrator.sandboxes.link import Link, opened
 from orchestrator.sandboxes.seccomp import profile_json
+from orchestrator.sandboxes.slots import UIDS, block, open_link, remove_link, slot_uid
 from orchestrator.sandboxes.uids import Uids
 from orchestrator.settings import Settings
 
@@ -84,9 +86,11 @@ class DockerBackend:
         host, uids = await self._ready()
         sandbox_id = uuid4().hex
         name = f"{CONTAINER_PREFIX}{sandbox_id}"
-        uid = uids.take(sandbox_id)
+        count = block(spec.slots)
+        uid = uids.take(sandbox_id, count)
         try:
-            link = await opened(partial(self._link, Link.create, sandbox_id, uid, host))
+            create = partial(Link.create, passable=spec.slots > 0)
+            link = await opened(partial(self._link, create, sandbox_id, uid, host))
             self._links[sandbox_id] = link
             if spec.network == "egress":
                 await self._egress.open(sandbox_id, owner=_owner(uid, host))
@@ -99,7 +103,7 @@ class DockerBackend:
                 uid=uid,
                 run_dir=link.directory,
                 hosts=self._hosts,
-                seccomp=self._seccomp,
+                seccomp=profile_json(uids=range(uid, uid + count)) if spec.slots else self._seccomp,
                 runtime=self._settings.docker_runtime,
                 labels=labels,
                 unset=[name for name in image.labels.get(UNSET, "").split(",") if name],
@@ -115,7 +119,10 @@ class DockerBackend:
                 msg = f"the image of environment {image.environment_id} is gone; set the environment up again"
                 raise NotFound(msg) from exc
             raise
-        return Sandbox(sandbox_id, self.name, image.environment_id, {"container": container, "uid": str(uid)}, labels)
+        data = {"container": container, "uid": str(uid)}
+        if spec.slots:
+            data[UIDS] = str(count)
+        return Sandbox(sandbox_id, self.name, image.environment_id, data, labels)
 
     async def connect(self, sandbox: Sandbox, *, timeout_s: float) -> RunnerChannel:
         greeting = asyncio.create_task(greet(await self.open_link(sandbox), timeout_s))
@@ -144,6 +151,14 @@ class DockerBackend:
         except OSError as exc:
             msg = f"the link of sandbox {sandbox.id} is gone"
             raise SandboxLost(msg) from exc
+
+    async def open_slot(self, sandbox: Sandbox, slot: str, number: int) -> Link:
+        host, _ = await self._ready()
+        uid = slot_uid(sandbox, number)
+        return await open_link(self._settings.run_dir, sandbox, slot, owner=_owner(uid, host), uid=uid)
+
+    async def close_slot(self, sandbox: Sandbox, slot: str) -> None:
+        await remove_link(self._settings.run_dir, sandbox, slot)
 
     async def resume(self, sandbox: Sandbox) -> None:
         """Do for it again what an earlier process did as long as it ran: let it out. Raises `EngineUnavailable`."""
@@ -238,7 +253,7 @@ class DockerBackend:
                 host = await self._engine.run(lambda client: Host.of(client.info(), self._settings))
                 uids = Uids(host.uid_base, host.uid_count)
                 for sandbox in await self.owned({}):
-                    uids.hold(sandbox.id, int(sandbox.data["uid"]))
+                    uids.hold(sandbox.id, int(sandbox.data["uid"]), int(sandbox.data.get(UIDS, "1")))
                 await asyncio.to_thread(_write_file, self._hosts, HOSTS)
                 self._host, self._uids = host, uids
         return self._host, self._uids
@@ -254,7 +269,7 @@ def _sandbox(container: str, labels: Mapping[str, str]) -> Sandbox:
         id=labels[SANDBOX_ID],
         backend=DockerBackend.name,
         environment_id=labels[ENVIRONMENT_ID],
-        data={"container": container, "uid": labels[UID]},
+        data={"container": container, "uid": labels[UID], **({UIDS: labels[UID_COUNT]} if UID_COUNT in labels else {})},
         labels={name: labels[name] for name in given},
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.errors import EngineUnavailable, KodouError
 from orchestrator.sandboxes.docker.engine import Engine
 from orchestrator.sandboxes.docker.gvisor import is_gvisor, missing_arguments, platform, version
-from orchestrator.sandboxes.promises import Promise
+from orchestrator.sandboxes.promises import SHARED_SANDBOXES, Promise
 from orchestrator.settings import Settings
 
 # In a remapped user namespace a container has 65,536 user ids, whatever they are outside.
@@ -100,12 +100,18 @@ def engine_promises(info: Mapping[str, Any], settings: Settings) -> list[Promise
             live_restore,
             "live-restore is on" if live_restore else 'set "live-restore": true in daemon.json',
         ),
+        *(_sharing(info, settings) if settings.share_sandboxes != "never" else ()),
         Promise(
             "same host",
             _is_local(settings),
             "the engine must see this server's data directory: links are sockets that it mounts",
         ),
     ]
+
+
+def _sharing(info: Mapping[str, Any], settings: Settings) -> list[Promise]:
+    detail = "they need an engine that does not remap user ids, and the runtime runc or crun"
+    return [Promise(SHARED_SANDBOXES, Host.of(info, settings).sees_uids, detail)]
 
 
 def require_runtime(promises: Sequence[Promise]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from orchestrator.sandboxes.backend import SandboxSpec
 from orchestrator.sandboxes.docker.gvisor import host_pids, is_gvisor
-from orchestrator.sandboxes.layout import BUILDER_COMMAND, LINK, RUNNER_COMMAND, TMP, VARIABLES
+from orchestrator.sandboxes.layout import BUILDER_COMMAND, LINK, RUNNER_COMMAND, SHARED_COMMAND, TMP, VARIABLES
+from orchestrator.sandboxes.slots import block
 
 BUILD_UID = 10_001  # owns ENV in runner images; see Dockerfile.runner
 
@@ -17,6 +18,7 @@ INSTANCE = "io.kodou.instance"  # whose it is: servers with other data directori
 SANDBOX_ID = "io.kodou.sandbox"
 ENVIRONMENT_ID = "io.kodou.environment"
 UID = "io.kodou.uid"
+UID_COUNT = "io.kodou.uids"  # of a shared sandbox only
 GIVEN = "io.kodou.given"  # names of the labels that `start` was given
 UNSET = "io.kodou.unset"  # names of the variables that the base image sets, comma separated
 
@@ -31,6 +33,8 @@ SHM_MB = 64
 INODES_PER_MB = 256  # of /tmp: one for every 4 KiB
 CPU_PERIOD_US = 100_000
 MIN_CPU_QUOTA_US = 1_000  # the kernel takes no less
+# What process 1 of a shared sandbox begins with; it keeps the first two (`runner/privileges.py`).
+SHARING_CAPABILITIES = ("SETUID", "SETGID", "SETPCAP")
 OOM_SCORE = 500  # a host that runs out of memory ends sandboxes before it ends the server or the engine
 BUILDER_PIDS = 512
 BUILDER_NOFILE = 8192
@@ -55,7 +59,8 @@ def sandbox_body(
     """The body for a sandbox whose link is in `run_dir` (a directory of the engine's host); `hosts` is its /etc/hosts.
 
     `unset` names variables that the image sets and the sandbox must not see. `spec.network` is no option of the engine's:
-    a sandbox has none in any case, and its way out, if any, is a socket in `run_dir` (`sandboxes/egress.py`).
+    a sandbox has none in any case, and its way out, if any, is a socket in `run_dir` (`sandboxes/egress.py`). `uid` is the
+    first of a shared sandbox's: its process 1 starts as root, and becomes that one before anything of the image runs.
     """
     host = _hardened(
         memory_mb=spec.resources.memory_mb,
@@ -69,10 +74,16 @@ def sandbox_body(
     )
     # The engine makes /etc/hosts for networks only; without one, what images have there is hidden by an empty file.
     host["Mounts"] = [_read_only(run_dir, LINK), _read_only(hosts, "/etc/hosts")]
+    shared = {}
+    if spec.slots:
+        host["CapAdd"] = list(SHARING_CAPABILITIES)
+        shared[UID_COUNT] = str(block(spec.slots))
+        command = (*SHARED_COMMAND, f"share={uid}")
     return {
-        **_contained(image_ref, command, uid, host, unset),
+        **_contained(image_ref, command, 0 if spec.slots else uid, host, unset),
         "Labels": {
             **labels,
+            **shared,
             KIND: SANDBOX,
             INSTANCE: instance,
             SANDBOX_ID: sandbox_id,

@@ -20,9 +20,15 @@ HOST = Host(
 )
 
 
-def session(host: Host = HOST, *, prefix: Path | None = None) -> list[str]:
+def session(host: Host = HOST, *, prefix: Path | None = None, share: int | None = None) -> list[str]:
     return options.session_argv(
-        host, env=Path("/data/e/env"), lib=Path("/data/lib"), link=Path("/data/run/1"), prefix=prefix, disk_mb=16
+        host,
+        env=Path("/data/e/env"),
+        lib=Path("/data/lib"),
+        link=Path("/data/run/1"),
+        prefix=prefix,
+        disk_mb=16,
+        share=share,
     )
 
 
@@ -171,3 +177,16 @@ def test_a_builder_may_write_no_file_larger_than_its_disk() -> None:
 @pytest.mark.parametrize(("disk_mb", "shm_mb"), [(1, 1), (64, 64), (1024, 64)])
 def test_shared_memory_and_files_follow_the_disk_limit(disk_mb: int, shm_mb: int) -> None:
     assert options.tmpfs_files(disk_mb) == {"/tmp": disk_mb * 256, "/dev/shm": shm_mb * 256}
+
+
+def test_a_shared_sandbox_has_no_user_namespace_but_three_rights_and_is_told_whom_to_become() -> None:
+    shared, alone = session(share=2_000_064), session()
+    rights = [word for name in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{name}")]
+    assert has(shared, *rights)
+    assert "--cap-add" not in alone
+    assert "share=2000064" in shared
+    own = {"--unshare-user", "--disable-userns", "--uid", "--gid", "1000"}
+    passable = ["--dir", "/opt", "--dir", "/opt/kodou", "--dir", "/run"]
+    assert has(shared, *passable)
+    added = {*rights, *passable, "share=2000064"}
+    assert [word for word in shared if word not in added] == [word for word in alone if word not in own]

@@ -79,3 +79,17 @@ def test_without_remapping_sandboxes_have_the_user_ids_of_settings() -> None:
 def test_who_connects_from_a_kernel_of_its_own_has_no_user_id_of_ours() -> None:
     info = {**GOOD, "SecurityOptions": ["name=seccomp"]}
     assert not Host.of(info, Settings(docker_runtime="runsc")).sees_uids
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"SecurityOptions": ["name=seccomp"]}, True),
+        ({"SecurityOptions": ["name=seccomp", "name=userns"]}, False),
+        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, False),
+        ({"SecurityOptions": ["name=seccomp"], "DefaultRuntime": "kata"}, False),
+    ],
+)
+def test_sandboxes_are_shared_where_user_ids_are_seen(change: dict[str, Any], kept: bool) -> None:
+    assert "shared sandboxes" not in held({**GOOD, **change})
+    assert held({**GOOD, **change}, share_sandboxes="owner")["shared sandboxes"] is kept

@@ -212,3 +212,27 @@ def test_what_a_builder_is_given_is_read_only() -> None:
         ("/a", "/build", True),
         ("/b", "/run/kodou-index", True),
     ]
+
+
+def test_a_shared_sandbox_begins_as_root_with_three_rights_and_is_told_whom_to_become() -> None:
+    spec = SandboxSpec(Resources(memory_mb=300, cpus=1.5, pids=99, disk_mb=40), slots=50)
+    body, alone = sandbox(spec, uid=2_000_064), sandbox()
+    assert at(body, "User") == "0:0"
+    assert at(body, "HostConfig/CapAdd") == ["SETUID", "SETGID", "SETPCAP"]
+    assert at(body, "Cmd") == [
+        *("/opt/kodou/lib/python/bin/python", "-I", "/opt/kodou/lib/runner/boot.py"),
+        *("/run/kodou/s", "/opt/kodou/env", "share=2000064"),
+    ]
+    assert (body["Labels"]["io.kodou.uid"], body["Labels"]["io.kodou.uids"]) == ("2000064", "64")
+    changed = {"User", "Cmd", "Labels", "HostConfig"}
+    assert {name: value for name, value in body.items() if name not in changed} == {
+        name: value for name, value in alone.items() if name not in changed
+    }
+    assert {name: value for name, value in body["HostConfig"].items() if name != "CapAdd"} == (
+        sandbox(SandboxSpec(spec.resources))["HostConfig"]
+    )
+
+
+def test_no_other_sandbox_gets_rights() -> None:
+    assert at(sandbox(), "HostConfig/CapAdd") is ABSENT
+    assert "io.kodou.uids" not in sandbox()["Labels"]

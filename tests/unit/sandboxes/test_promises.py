@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.errors import EngineUnavailable
-from orchestrator.sandboxes.promises import Promise, require
+from orchestrator.sandboxes.promises import SHARED_SANDBOXES, Promise, require, require_sharing
 
 FOUND = [Promise("memory limit", True, "cgroups"), Promise("second wall", False, "no Landlock")]
 
@@ -21,3 +21,10 @@ def test_what_is_required_and_not_held_is_refused_with_the_reason() -> None:
 def test_a_name_that_nothing_promises_is_not_taken_for_held() -> None:
     with pytest.raises(EngineUnavailable, match="does not promise: memory limits"):
         require(FOUND, ["memory limits"])
+
+
+def test_sharing_that_cannot_be_had_keeps_a_server_from_starting() -> None:
+    require_sharing(FOUND)
+    require_sharing([*FOUND, Promise(SHARED_SANDBOXES, True, "root")])
+    with pytest.raises(EngineUnavailable, match="KODOU_SHARE_SANDBOXES: they need root"):
+        require_sharing([*FOUND, Promise(SHARED_SANDBOXES, False, "they need root")])

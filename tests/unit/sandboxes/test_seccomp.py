@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -83,10 +84,10 @@ REFUSED = {
 x86_64_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
 
 
-def run(code: str) -> str:
+def run(code: str, uids: range | None = None) -> str:
     """Run a program under the filter; returns what it printed."""
     with tempfile.NamedTemporaryFile() as program:
-        program.write(seccomp.compiled())
+        program.write(seccomp.compiled(uids))
         program.flush()
         done = subprocess.run(
             [sys.executable, "-c", UNDER_FILTER + textwrap.dedent(code), program.name],
@@ -204,3 +205,41 @@ def test_the_program_is_one_that_the_kernel_takes() -> None:
     assert len(seccomp.compiled()) % ctypes.sizeof(ctypes.c_uint64) == 0
     assert len(seccomp.compiled()) // 8 < 4096  # BPF_MAXINSNS
     assert seccomp.compiled() is seccomp.compiled()
+
+
+# x86-64: what changes ids, with the number of its arguments.
+SETTING = {"setuid": (105, 1), "setgid": (106, 1), "setresuid": (117, 3), "setresgid": (119, 3)}
+NEVER_SHARED = {
+    "setreuid": (113, (2_000_064, 2_000_064)),
+    "setregid": (114, (2_000_064, 2_000_064)),
+    "setfsuid": (122, (2_000_064,)),
+    "setgroups of one": (116, (1, 0)),
+    "shmget": (29, (0, 4096, 0o1600)),
+    "semget": (64, (0, 1, 0o1600)),
+    "msgget": (68, (0, 0o1600)),
+}
+
+
+@x86_64_only
+def test_in_a_shared_sandbox_ids_are_changed_to_its_own_only() -> None:
+    """What the filter lets through, the kernel refuses an ordinary user with the same error: so the program is asked for
+    what it may do anyway, which is to stay who it is."""
+    code = f"""
+    import json
+    calls = {SETTING!r}
+    own = {{"setuid": os.getuid(), "setresuid": os.getuid(), "setgid": os.getgid(), "setresgid": os.getgid()}}
+    def tried(shift):
+        return {{name: call(number, *[own[name] + shift] * count) for name, (number, count) in calls.items()}}
+    unchanged = tried(0)
+    mixed = call(117, own["setresuid"], own["setresuid"], own["setresuid"] + 64)
+    never = [call(number, *arguments) for number, arguments in {list(NEVER_SHARED.values())!r}]
+    print(json.dumps([unchanged, tried(64), mixed, never]))
+    """
+    first = os.getuid() // 64 * 64
+    if os.getgid() // 64 * 64 != first:
+        pytest.skip("this user's id and group are too far apart for one block")
+    unchanged, outside, mixed, never = json.loads(run(code, range(first, first + 64)))
+    assert set(unchanged.values()) == {0}
+    assert set(outside.values()) == {EPERM}
+    assert mixed == EPERM
+    assert set(never) == {EPERM}

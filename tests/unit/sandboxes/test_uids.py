@@ -37,3 +37,16 @@ def test_holding_twice_is_holding_once() -> None:
     uids.hold("a" * 32, 1000)
     uids.release("a" * 32)
     assert {uids.take("b" * 32), uids.take("c" * 32)} == {1000, 1001}
+
+
+def test_a_block_begins_at_a_multiple_of_its_size_and_overlaps_nothing() -> None:
+    uids = Uids(1010, 150)  # of blocks of 64: 1024 and 1088; the next would end past the last id
+    alone = uids.take(f"{80:032x}")
+    assert alone == 1090
+    assert uids.take("0" * 32, 64) == 1024
+    with pytest.raises(EngineUnavailable):
+        uids.take("1" * 32, 64)
+    uids.release(f"{80:032x}")
+    assert uids.take("1" * 32, 64) == 1088
+    uids.release("0" * 32)
+    assert uids.take("2" * 32, 64) == 1024

@@ -1,5 +1,8 @@
 """Races, staged with events: who comes between is let through a door, not waited for."""
 
+import json
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -7,7 +10,9 @@ from orchestrator.errors import SessionExpired, SessionNotFound
 from orchestrator.records import Session, SessionState
 from orchestrator.sandboxes.channel import Value, Violation
 from orchestrator.sessions.stopping import stop_session
+from orchestrator.store.memory import MemoryStore
 from tests.unit.sessions.conftest import ALICE, World, answered_by
+from tests.unit.sessions.fakes import FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -169,6 +174,16 @@ async def test_a_session_stopped_by_another_process_takes_no_further_call(world:
     with pytest.raises(SessionExpired, match="operator"):
         await world.call(opened.sessionid)
     await world.manager.close(opened.sessionid, ALICE)
+
+
+async def test_a_session_in_a_shared_sandbox_is_left_to_its_server_to_end(world: World) -> None:
+    """Another process could only end the whole sandbox, with its neighbours."""
+    stored = await world.stored((await world.open()).session.id)
+    store, backend = MemoryStore(), FakeBackend()
+    await store.add(replace(stored, sandbox={**stored.sandbox, "data": json.dumps({"slot_of": "5" * 32})}))
+    stopped = await stop_session(store, backend, world.settings.data_dir, stored.id)
+    assert stopped.state is SessionState.CLOSED
+    assert backend.stops == 0
 
 
 async def test_other_sessions_go_on_when_one_is_stopped_by_another_process(world: World) -> None:

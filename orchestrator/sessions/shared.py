@@ -1,0 +1,232 @@
+"""Shared sandboxes: one for an owner's sessions on an environment, each in a slot with a user id of its own.
+
+Never over owners. What it gives up stands in SECURITY.md; so it is done only where settings say `share_sandboxes`. A session
+with egress has a sandbox of its own all the same. One with variables shares with others that have some, where nothing is
+imported before they are set.
+
+A slot's handle is a `Sandbox` like any other to whoever holds it. Shared sandboxes are not taken up again after a restart: their
+sessions get fresh ones with their next call.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import EngineUnavailable, SandboxLost
+from orchestrator.records import Resources, Session
+from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
+from orchestrator.sandboxes.channel import RunnerChannel, await_greeting, greet
+from orchestrator.sandboxes.host_channel import HostChannel
+from orchestrator.sandboxes.slots import SharingBackend, enlarged, slot_uid
+from orchestrator.settings import Settings
+from orchestrator.telemetry import SHARED_SANDBOXES
+
+if TYPE_CHECKING:
+    from orchestrator.sessions.sandboxes import Background
+
+# In place of a session's id, in the label of a shared sandbox.
+SHARED = "1" * 32
+_SLOT_OF = "slot_of"  # of a slot's `data`: the sandbox that it is in
+# For everything of a session to be ended; past it, its shared sandbox ends with all that are in it.
+_REMOVE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """Who may share."""
+
+    owner: str
+    environment_id: str
+    resources: Resources
+    bare: bool  # nothing is imported before a session begins
+
+
+@dataclass(slots=True)
+class _Host:
+    """A shared sandbox that runs."""
+
+    sandbox: Sandbox
+    channel: HostChannel
+    free: list[int]  # numbers of slots, the next one last
+    slots: dict[str, int] = field(default_factory=dict)  # by their ids
+    empty_since: float = field(default_factory=time.monotonic)
+
+    def has_room(self) -> bool:
+        return bool(self.free) and self.channel.alive()
+
+
+@dataclass(slots=True)
+class _Group:
+    """The shared sandboxes of one key."""
+
+    hosts: list[_Host] = field(default_factory=list)
+    starting: "asyncio.Task[None] | None" = None
+    distributions: tuple[str, ...] = ()
+
+    def with_room(self) -> _Host | None:
+        return next((host for host in self.hosts if host.has_room()), None)
+
+
+def is_slot(sandbox: Sandbox) -> bool:
+    """Whether it is in a shared sandbox, with which alone it can be found."""
+    return _SLOT_OF in sandbox.data
+
+
+class SharedSandboxes:
+    """One for a server; belongs to its event loop."""
+
+    def __init__(
+        self, settings: Settings, backend: SandboxBackend, labels: Mapping[str, str], background: "Background"
+    ) -> None:
+        """`labels`: of shared sandboxes. Raises `EngineUnavailable`: this backend has none."""
+        if not isinstance(backend, SharingBackend):
+            msg = (
+                f"KODOU_SHARE_SANDBOXES: the {backend.name} backend cannot share sandboxes"
+                f"{' through a driver' if settings.driver_socket is not None else ''}"
+            )
+            raise EngineUnavailable(msg)
+        self._settings = settings
+        self._backend: SharingBackend = backend
+        self._labels = labels
+        self._background = background
+        self._groups: dict[_Key, _Group] = {}
+        self._closed = False
+
+    def takes(self, session: Session) -> bool:
+        """Whether it shares."""
+        return session.network == "none"
+
+    async def open(
+        self, image: Image, session: Session, distributions: tuple[str, ...]
+    ) -> tuple[Sandbox, RunnerChannel]:
+        """A slot, and the channel to its runner, greeted and not configured. A first one on an environment starts a sandbox,
+        with these imported. Raises `NotFound` (image), `SandboxLost`, `EngineUnavailable`."""
+        key = _Key(session.owner, session.environment_id, session.resources, bare=bool(session.env))
+        while True:
+            group = self._groups.setdefault(key, _Group())  # anew each time: it may have been let go of meanwhile
+            group.distributions = distributions or group.distributions
+            host = group.with_room()
+            if host is not None:
+                return await self._open(host, session)
+            if self._closed:
+                msg = "the server is shutting down"
+                raise SandboxLost(msg)
+            if group.starting is None:
+                group.starting = self._background.spawn(self._start(key, group, image))
+            # Not cancelled with one of those who wait for it.
+            await asyncio.shield(group.starting)
+
+    async def close(self, slot: Sandbox) -> None:
+        """End a slot, with all that runs in it and its files; already gone is success. Raises `EngineUnavailable`."""
+        host = self._host(slot.data[_SLOT_OF])
+        number = None if host is None else host.slots.pop(slot.id, None)
+        if host is None or number is None:
+            return
+        try:
+            if await host.channel.remove(slot.id, timeout_s=_REMOVE_S):
+                host.free.append(number)
+        except SandboxLost:  # it must not outlive this, and who should end it does not say that it has
+            await self._stop(host)
+        finally:
+            await self._backend.close_slot(host.sandbox, slot.id)
+            host.empty_since = time.monotonic()
+        if not host.slots and not host.free:
+            await self._stop(host)
+
+    def holds(self, sandbox: Sandbox) -> bool:
+        """It is one of these, or may be: some are just starting."""
+        return self._host(sandbox.id) is not None or any(group.starting for group in self._groups.values())
+
+    async def tend(self) -> None:
+        """Let go of those that have stood empty for a while. Now and then, by the reaper."""
+        past = time.monotonic() - self._settings.pool_idle_s
+        for key, group in list(self._groups.items()):
+            for host in list(group.hosts):
+                if not host.slots and host.empty_since < past:
+                    await self._stop(host)
+            if not group.hosts and group.starting is None:
+                self._groups.pop(key, None)
+
+    async def aclose(self) -> None:
+        """Stop all: the next server does not take them up."""
+        self._closed = True
+        for group in self._groups.values():
+            if group.starting is not None:
+                await asyncio.wait({group.starting})
+        await asyncio.gather(*(self._stop(host) for group in self._groups.values() for host in list(group.hosts)))
+
+    async def _start(self, key: _Key, group: _Group, image: Image) -> None:
+        """Start one for the group. Raises as `open`."""
+        deadline = time.monotonic() + self._settings.sandbox_start_timeout_s
+        try:
+            spec = SandboxSpec(
+                enlarged(key.resources, self._settings),
+                slots=self._settings.max_sessions_per_sandbox,
+            )
+            sandbox = await self._backend.start(image, spec, labels=self._labels)
+            try:
+                channel = await self._greeted(sandbox, deadline - time.monotonic())
+                # Libraries' threads, which no fork takes along, are worth more than their import with more processors.
+                if group.distributions and not key.bare and key.resources.cpus <= 1:
+                    await channel.preload(group.distributions, timeout_s=deadline - time.monotonic())
+            except BaseException:
+                self._background.spawn(self._backend.stop(sandbox))
+                raise
+            group.hosts.append(_Host(sandbox, channel, list(reversed(range(spec.slots)))))
+            self._measure()
+        finally:
+            group.starting = None
+
+    async def _greeted(self, sandbox: Sandbox, timeout_s: float) -> HostChannel:
+        async def ended() -> str | None:
+            status = await self._backend.inspect(sandbox)
+            return None if status.running else status.reason
+
+        link = await self._backend.open_link(sandbox)
+        channel = HostChannel(link, partial(self._lost, sandbox.id))
+        await await_greeting(channel, sandbox.id, timeout_s, ended)
+        return channel
+
+    async def _open(self, host: _Host, session: Session) -> tuple[Sandbox, RunnerChannel]:
+        number, slot = host.free.pop(), secrets.token_hex(16)
+        host.slots[slot] = number
+        sandbox = Sandbox(slot, self._backend.name, session.environment_id, {_SLOT_OF: host.sandbox.id}, self._labels)
+        try:
+            link = await self._backend.open_slot(host.sandbox, slot, number)
+            host.channel.add(slot, slot_uid(host.sandbox, number), session.resources)
+
+            async def ended() -> str | None:
+                return None if host.channel.alive() else "its shared sandbox has ended"
+
+            return sandbox, await greet(link, self._settings.sandbox_start_timeout_s, ended=ended)
+        except BaseException as exc:
+            self._background.spawn(self.close(sandbox))
+            if isinstance(exc, OSError):
+                msg = f"the link of a session could not be made: {exc}"
+                raise SandboxLost(msg) from exc
+            raise
+
+    def _lost(self, sandbox_id: str) -> None:
+        """Its channel has ended: what is left of it is of no use, and its sessions start anew."""
+        host = self._host(sandbox_id)
+        if host is not None:
+            self._background.spawn(self._stop(host))
+
+    async def _stop(self, host: _Host) -> None:
+        for group in self._groups.values():
+            if host in group.hosts:
+                group.hosts.remove(host)
+        self._measure()
+        await host.channel.aclose()
+        await self._backend.stop(host.sandbox)
+
+    def _host(self, sandbox_id: str) -> _Host | None:
+        hosts = (host for group in self._groups.values() for host in group.hosts)
+        return next((host for host in hosts if host.sandbox.id == sandbox_id), None)
+
+    def _measure(self) -> None:
+        SHARED_SANDBOXES.set(sum(len(group.hosts) for group in self._groups.values()))
