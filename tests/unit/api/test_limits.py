@@ -37,7 +37,7 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_again_and_others_a
     replies = [await api.client.post(CALL, json=BODY, headers=ada) for _ in range(5)]
     assert [reply.status_code for reply in replies] == [200, 200, 200, 429, 429]
     assert refused(replies[3])
-    assert 5 <= int(replies[3].headers["retry-after"]) <= 10
+    assert 900 <= int(replies[3].headers["retry-after"]) <= 1000
     assert refused(await api.client.get("/session", headers=ada))
     assert (await api.client.post(CALL, json=BODY, headers=bob)).status_code == 200
     assert len(api.sessions.calls) == 4

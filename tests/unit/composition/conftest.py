@@ -91,7 +91,7 @@ class Sessions:
             raise self.full
         self.opened.append(options)
         sessionid = self.add(f"extra-{len(self.opened)}")
-        return Opened(self.cached(sessionid, principal).record, sessionid)
+        return Opened(self.cached(sessionid, principal).record, sessionid, warm=False)
 
     async def close(self, sessionid: str, principal: Principal) -> None:
         await asyncio.sleep(0)

@@ -227,12 +227,6 @@ def test_a_reply_carries_the_id_of_its_call(user: Orchestrator) -> None:
         user.reply(call_id=call_id)
 
 
-def test_calls_that_wait_are_answered_in_order(user: Orchestrator) -> None:
-    for i in range(5):
-        user.send({"namepath": "abs", "args": [i]}, call_id=i)
-    assert [user.reply(call_id=i).body["value"] for i in range(5)] == list(range(5))
-
-
 def test_state_stays_from_call_to_call(user: Orchestrator) -> None:
     assert [user.value("user.count") for _ in range(3)] == [1, 2, 3]
 
