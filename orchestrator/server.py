@@ -64,13 +64,14 @@ async def _parts(settings: Settings) -> Parts:
     backend = await select_backend(settings)
     store = await asyncio.to_thread(open_store, settings)
     tokens = await asyncio.to_thread(Tokens.load, settings.data_dir)
+    sessions = SessionManager(settings, store, backend, tokens)
     return Parts(
         settings=settings,
         store=store,
         backend=backend,
         preparation=Preparation(settings, backend.images),
-        environments=Environments(settings, store, backend.images, backend=backend.name),
-        sessions=SessionManager(settings, store, backend, tokens),
+        environments=Environments(settings, store, backend.images, backend=backend.name, held=sessions.warm_image),
+        sessions=sessions,
         keys=Keys(store, tokens, settings.data_dir),
         tokens=tokens,
         limits=Limits(settings),

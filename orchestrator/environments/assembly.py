@@ -1,6 +1,7 @@
 """From a lock to the image of its environment: made once, whoever asks for it, in this process or another."""
 
 import asyncio
+from collections.abc import Callable
 
 from orchestrator.environments.build import Build, Built
 from orchestrator.environments.catalog import Catalog
@@ -25,8 +26,11 @@ class Assembly:
         locks: EnvironmentLocks,
         *,
         backend: str,
+        held: Callable[[str], Image | None],
     ) -> None:
+        """`held`: an environment's image that a waiting sandbox runs on, if there is one."""
         self.closing = False
+        self._held = held
         self._settings = settings
         self._catalog = catalog
         self._images = images
@@ -40,6 +44,9 @@ class Assembly:
         name."""
         if environment.state is not EnvironmentState.READY:
             return None
+        held = self._held(environment.id)  # what runs need not be asked for, which takes an engine milliseconds
+        if held is not None and held.ref == environment.image_ref:
+            return Built(environment, held, reused=True)
         image = await self._images.find(environment.id)
         if image is None or image.ref != environment.image_ref:
             return None

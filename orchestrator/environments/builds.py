@@ -31,7 +31,7 @@ from orchestrator.errors import (
     ShuttingDown,
 )
 from orchestrator.records import Environment, EnvironmentState
-from orchestrator.sandboxes.backend import BuildEvent, ImageStore, Interpreter
+from orchestrator.sandboxes.backend import BuildEvent, Image, ImageStore, Interpreter
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store
 from orchestrator.turns import Turns
@@ -50,14 +50,25 @@ _WHEELS_KEPT_S = 30 * 86_400.0
 class Environments:
     """The one door to environments. Belongs to one event loop; other server processes may share the data directory."""
 
-    def __init__(self, settings: Settings, store: Store, images: ImageStore, *, backend: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        images: ImageStore,
+        *,
+        backend: str,
+        held: Callable[[str], Image | None] = lambda _: None,
+    ) -> None:
+        """`held`: see `Assembly`."""
         self._settings = settings
         self._images = images
         self._backend = backend
         self._catalog = Catalog(store)
         self._locks = EnvironmentLocks(settings.data_dir)
         self._python = PythonBuilder(settings, images)
-        self._assembly = Assembly(settings, self._catalog, images, self._python, self._locks, backend=backend)
+        self._assembly = Assembly(
+            settings, self._catalog, images, self._python, self._locks, backend=backend, held=held
+        )
         self._turns = Turns(settings.max_builds)
         self._of_owner: Counter[str] = Counter()  # builds that run or wait, by who asked first
         self._running: dict[_Key, Build] = {}

@@ -38,7 +38,8 @@ class PythonBuilder:
         """
         if not dependencies:
             return await self.parse(EMPTY_LOCK, interpreter)
-        result = await self._compile([*self._arguments(interpreter), *(["--refresh"] if refresh else [])], dependencies)
+        arguments = self._arguments(interpreter)
+        result = await self._compile([*arguments, "--refresh"] if refresh else arguments, dependencies, fresh=refresh)
         if result.code == 0:
             return await self.parse(result.stdout, interpreter)
         if not needs_source_build(result.code, result.stderr):
@@ -91,7 +92,7 @@ class PythonBuilder:
         """See `WheelStore.sweep`."""
         await self._wheels.sweep(older_than_s)
 
-    async def _compile(self, arguments: Sequence[str], dependencies: Sequence[str]) -> UvResult:
+    async def _compile(self, arguments: Sequence[str], dependencies: Sequence[str], *, fresh: bool = False) -> UvResult:
         timeout_s = min(RESOLVE_TIMEOUT_S, self._settings.build_timeout_s)
         try:
             return await run_uv(
@@ -99,6 +100,7 @@ class PythonBuilder:
                 settings=self._settings,
                 stdin="\n".join(dependencies) + "\n",
                 timeout_s=timeout_s,
+                fresh=fresh,
             )
         except TimeoutError as exc:
             msg = f"no solution was found within {timeout_s:g} s; narrower versions may help"

@@ -25,8 +25,9 @@ _CONFIG = """\
 name = "kodou"
 url = {url}
 default = true
-cache-control = {{ api = "max-age=600", files = "max-age=31536000, immutable" }}
+cache-control = {{ {api}files = "max-age=31536000, immutable" }}
 """
+_API = 'api = "max-age=600", '
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,20 @@ def ca_bundle(settings: Settings) -> Path | None:
     return Path(named) if named and Path(named).is_file() else None
 
 
-async def run_uv(args: Sequence[str], *, settings: Settings, stdin: str | None = None, timeout_s: float) -> UvResult:
-    """Run uv with an environment of its own. Killed when the caller is cancelled; raises `TimeoutError`."""
+async def run_uv(
+    args: Sequence[str], *, settings: Settings, stdin: str | None = None, timeout_s: float, fresh: bool = False
+) -> UvResult:
+    """Run uv with an environment of its own. Killed when the caller is cancelled; raises `TimeoutError`.
+
+    `fresh`: leave how long pages are good for to the index; else `--refresh` would not make uv ask for them anew.
+    """
     process = await asyncio.create_subprocess_exec(
         uv_binary(),
         *args,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=dict(await asyncio.to_thread(_environment, settings)),
+        env=dict(await asyncio.to_thread(_environment, settings, fresh)),
         cwd="/",
         start_new_session=True,
     )
@@ -90,7 +96,7 @@ async def run_uv(args: Sequence[str], *, settings: Settings, stdin: str | None =
     return UvResult(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
-def _environment(settings: Settings) -> Mapping[str, str]:
+def _environment(settings: Settings, fresh: bool) -> Mapping[str, str]:
     """Nothing of the server's own environment reaches uv: no other index, no proxy, no credential, no `~/.netrc`."""
     cache = settings.data_dir / "uv-cache"
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -101,7 +107,7 @@ def _environment(settings: Settings) -> Mapping[str, str]:
         "LANG": "C.UTF-8",
         "NO_COLOR": "1",
         "UV_CACHE_DIR": str(cache),
-        "UV_CONFIG_FILE": str(_config(settings)),
+        "UV_CONFIG_FILE": str(_config(settings, fresh)),
         "UV_NO_CONFIG": "1",  # none but that one
         "UV_NO_PROGRESS": "1",
         "UV_PYTHON_DOWNLOADS": "never",
@@ -117,9 +123,9 @@ def _environment(settings: Settings) -> Mapping[str, str]:
     return environment
 
 
-def _config(settings: Settings) -> Path:
+def _config(settings: Settings, fresh: bool) -> Path:
     """uv's configuration file: the one index, without credentials. Named by its content, so never changed."""
-    text = _CONFIG.format(url=json.dumps(Index.of(settings).url))
+    text = _CONFIG.format(url=json.dumps(Index.of(settings).url), api="" if fresh else _API)
     path = settings.data_dir / f"uv-{hashlib.sha256(text.encode()).hexdigest()[:12]}.toml"
     if not path.exists():
         with _new(path) as draft:

@@ -253,6 +253,10 @@ class SessionManager:
         lives = ((record, self._registry.get(record.id)) for record in stored)
         return [record if live is None else live.shown() for record, live in lives]
 
+    def warm_image(self, environment_id: str) -> Image | None:
+        """The environment's image, if a warm sandbox runs on it."""
+        return self._sandboxes.pool.image(environment_id)
+
     def replaced(self, environment_id: str) -> None:
         """Another environment has taken its place: keep no sandboxes ready for it."""
         self._sandboxes.pool.drain(environment_id)

@@ -120,6 +120,13 @@ class Pool:
         self._measure()
         return warm
 
+    def image(self, environment_id: str) -> Image | None:
+        """The environment's image, if a warm sandbox runs on it."""
+        for shelf in self._shelves.values():
+            if shelf.kind.environment_id == environment_id and any(warm.channel.alive() for warm in shelf.ready):
+                return shelf.image
+        return None
+
     def holds(self, sandbox: Sandbox) -> bool:
         """It is one of these, or may be: some are just starting."""
         return bool(self._starting) or any(warm.sandbox.id == sandbox.id for warm in self._all())

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -144,7 +143,6 @@ def test_an_environment_that_is_refreshed_drains(pooled: Server, index: MadeInde
     environment = old.setup["environment"]["id"]
     old.close()
     index.add(functools.partial(wheel, version="2.0", module=TINY))
-    shutil.rmtree(pooled.data_dir / "uv-cache")  # which takes an index's word for ten minutes
     fresh = pooled.session(dependencies=["tiny"], refresh=True)
     assert fresh.setup["environment"]["packages"] == {"tiny": "2.0"}
     assert gone(pooled, environment)

@@ -76,10 +76,16 @@ class FakeUv:
         self.gate.set()
 
     async def __call__(
-        self, args: Sequence[str], *, settings: Settings, stdin: str | None = None, timeout_s: float
+        self,
+        args: Sequence[str],
+        *,
+        settings: Settings,
+        stdin: str | None = None,
+        timeout_s: float,
+        fresh: bool = False,
     ) -> UvResult:
         wanted = (stdin or "").split()
-        self.refreshed = "--refresh" in args
+        self.refreshed = fresh and "--refresh" in args
         self.runs.append(tuple(wanted))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)

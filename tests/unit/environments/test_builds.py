@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ from orchestrator.errors import (
     UnknownVersion,
 )
 from orchestrator.records import Alias, Environment, EnvironmentState
-from orchestrator.sandboxes.backend import BuildEvent
+from orchestrator.sandboxes.backend import BuildEvent, Image
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore
 from orchestrator.telemetry import REGISTRY
@@ -53,8 +54,8 @@ class World:
         monkeypatch.setattr(python, "run_uv", self.uv)
         self.environments = self.server()
 
-    def server(self, settings: Settings | None = None) -> Environments:
-        return Environments(settings or self.settings, self.store, self.images, backend="fake")
+    def server(self, settings: Settings | None = None, **parts: Any) -> Environments:
+        return Environments(settings or self.settings, self.store, self.images, backend="fake", **parts)
 
     async def setup(self, *dependencies: str, version: str | None = None, refresh: bool = False) -> Build:
         return await self.environments.setup("python", version, list(dependencies), refresh=refresh)
@@ -196,6 +197,18 @@ async def test_an_image_put_in_anothers_place_is_not_used(world: World) -> None:
     again = await (await world.setup("numpy")).result()
     assert not again.reused
     assert again.image.ref == first.image_ref
+
+
+async def test_an_image_that_something_runs_on_is_not_asked_for(world: World) -> None:
+    first = await (await world.setup("numpy")).result()
+    world.images.images.clear()
+    held: dict[str, Image] = {first.environment.id: first.image}
+    server = world.server(held=held.get)
+    assert (await (await server.setup("python", None, ["numpy"])).result()).reused
+    held[first.environment.id] = replace(first.image, ref="older")
+    again = await (await server.setup("python", None, ["numpy"])).result()
+    assert not again.reused
+    assert again.image.ref == first.image.ref
 
 
 async def test_a_stored_lock_that_settings_no_longer_allow_is_resolved_anew(make: Make) -> None:

@@ -195,6 +195,15 @@ async def test_a_dead_one_is_no_ones(world: World) -> None:
     assert world.starter.stopped == world.starter.started[:1]
 
 
+async def test_the_image_is_known_as_long_as_one_that_lives_waits_on_it(world: World) -> None:
+    assert world.pool.image("a") is None
+    await world.filled("a", "b")
+    assert world.pool.image("a") == image("a")
+    world.starter.started[0].channel.dead = True  # type: ignore[attr-defined]
+    assert world.pool.image("a") is None
+    assert world.pool.image("b") == image("b")
+
+
 async def test_a_pool_without_memory_is_none() -> None:
     world = await World(SETTINGS.model_copy(update={"pool_memory_mb": 0})).filled("a", "a")
     assert world.starter.kinds == []
