@@ -50,11 +50,9 @@ class Host:
         if self._backend == "docker":
             found["engine"] = [pid for pid in parents if _command(pid) in ENGINE]
         for first in self._first():
-            if children[first]:  # else it waits in the pool
-                found["supervisor"].append(first)
-                found["worker"] += children[first]
-                if self._backend != "process":
-                    found["shim" if self._backend == "docker" else "bwrap"].append(parents[first])
+            found["supervisor"].append(first)
+            found["worker"] += children[first]
+            found["shim" if self._backend == "docker" else "bwrap"].append(parents[first])
         return dict(found)
 
     def _first(self) -> list[int]:
@@ -70,7 +68,7 @@ class Host:
 class Kodou:
     """A server whose sandboxes outlive it, so that another with other settings can take them up."""
 
-    def __init__(self, backend: str, data_dir: Path, pool_mb: int) -> None:
+    def __init__(self, backend: str, data_dir: Path) -> None:
         self._backend = backend
         self._own = ENVIRONMENT | {
             "KODOU_DATA_DIR": str(data_dir),
@@ -78,7 +76,7 @@ class Kodou:
             "KODOU_MAX_SESSIONS_PER_OWNER": "5000",
             "KODOU_SETUPS_PER_S": "1000000",
             "KODOU_LOG_LEVEL": "warning",
-            "KODOU_POOL_MEMORY_MB": str(pool_mb),
+            "KODOU_POOL_MEMORY_MB": "0",  # else sandboxes that no session has would be among them
         }
         made = subprocess.run(
             [KODOU, "keys", "create", "bench"], env=self._own, check=True, capture_output=True, text=True
@@ -172,13 +170,13 @@ def idle_ms(groups: dict[str, list[int]]) -> dict[str, float]:
     return {name: max(processor_ms(pids) - before[name], 0.0) for name, pids in groups.items()}
 
 
-def measured(backend: str, count: int, restless: int, *, warm: bool) -> dict[str, object]:
+def measured(backend: str, count: int, restless: int) -> dict[str, object]:
     """All figures of one backend."""
     data_dir = Path(tempfile.mkdtemp(prefix="kodou-density-"))
     data_dir.chmod(0o711)
-    server = Kodou(backend, data_dir, pool_mb=512 if warm else 0)
+    server = Kodou(backend, data_dir)
     host = Host(backend, data_dir)
-    figures: dict[str, object] = {"backend": backend, "sessions": count, "restless": restless, "warm": warm}
+    figures: dict[str, object] = {"backend": backend, "sessions": count, "restless": restless}
     try:
         with server.serving() as wire:
             sessions = [opened(wire)]  # the environment is built, whatever grows once has grown
@@ -189,8 +187,6 @@ def measured(backend: str, count: int, restless: int, *, warm: bool) -> dict[str
             descriptors = _descriptors(first["server"][0])
             figures["server alone, ms in 10 s"] = idle_ms({"server": first["server"]})["server"]
             for _ in range(count - 1):
-                if warm:
-                    until(wire, "kodou_pool_sandboxes", 1)
                 sessions.append(opened(wire))
                 called(wire, sessions[-1], SUM)
             time.sleep(SETTLE_S)
@@ -250,10 +246,7 @@ def _descriptors(pid: int) -> int:
 
 def report(figures: dict[str, object]) -> None:
     """A table."""
-    warm = ", imports done in the pool" if figures["warm"] else ""
-    print(
-        f"{figures['backend']}: {figures['sessions']} sessions, {figures['restless']} of them restless in the end{warm}"
-    )
+    print(f"{figures['backend']}: {figures['sessions']} sessions, {figures['restless']} of them restless in the end")
     for name, value in figures.items():
         if isinstance(value, dict):
             print(f"  {name:28} " + ", ".join(f"{part} {amount:.2f}" for part, amount in value.items()))
@@ -271,12 +264,11 @@ def main() -> None:
     )
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--restless", type=int, default=20, help="how many leave a thread behind")
-    parser.add_argument("--warm", action="store_true", help="sessions get sandboxes that a pool has made ready")
     parser.add_argument("--json", action="store_true", help="one JSON array instead of a table")
     options = parser.parse_args()
     found = []
     for backend in options.backend or ["docker", "bubblewrap"]:
-        found.append(measured(backend, options.sessions, options.restless, warm=options.warm))
+        found.append(measured(backend, options.sessions, options.restless))
         if not options.json:
             report(found[-1])
     if options.json:

@@ -9,13 +9,14 @@ from typing import Any
 
 from benchmarks import values
 from benchmarks.bench import NEW, Bench, Series
+from benchmarks.measures import kodou_name
 from benchmarks.processes import cpu_s, pss_bytes
 from benchmarks.subjects import driven
 from benchmarks.subjects.containers import Container, DockerBuild, DockerExec, DockerRun
 from benchmarks.subjects.fastapi import FastApi, fastapi_async
 from benchmarks.subjects.floor import Floor, Interpreter
 from benchmarks.subjects.interface import Held
-from benchmarks.subjects.kodou import Kodou, has_pool
+from benchmarks.subjects.kodou import Kodou
 from benchmarks.subjects.uv import Uv
 
 CROWDS = (8, 32)
@@ -116,8 +117,8 @@ def memory(bench: Bench, stack: ExitStack) -> Iterator[Series]:
     peers = bench.opened(stack, Container(bench.images), driven.ray(), driven.jupyter())
     for subject in peers:
         yield Series(subject.name, partial(_idle, subject, min(count, PEER_SESSIONS)), rounds=1)
-    for kodou in bench.kodous():
-        yield Series(kodou.name, partial(_idle, kodou, count), rounds=1)
+    for kodou in bench.kodous(pools=(False,)):  # else warm ones, which nobody has, would be among them
+        yield Series(kodou_name(kodou.backend), partial(_idle, kodou, count), rounds=1)
 
 
 def timeouts(bench: Bench, stack: ExitStack) -> Iterator[Series]:
@@ -188,9 +189,6 @@ def _on_image(bench: Bench, make: Callable[[str], driven.Driven]) -> list[driven
 
 
 def _note_claims(bench: Bench, kodous: list[Kodou], how: str) -> None:
-    if not has_pool():
-        bench.note("This version of kodou has no warm pool: both servers of a backend are the same.")
-        return
     for kodou in kodous:
         said = json.dumps(dict(kodou.claims))
         bench.results.notes.append(

@@ -37,12 +37,6 @@ class Called(Subject, Protocol):
         ...
 
 
-class Started(Subject, Protocol):
-    def start(self) -> float:
-        """Seconds from nothing to a new session's first answer. The session is ended again, which does not count."""
-        ...
-
-
 class Held(Subject, Protocol):
     def hold(self, count: int) -> AbstractContextManager[list[Idle]]:
         """So many sessions that have answered with numpy once."""

@@ -15,19 +15,13 @@ from benchmarks.processes import of_users, outermost, parent
 from benchmarks.servers import Server, kodou
 from benchmarks.subjects.interface import ANSWER, FUNCTION, Idle, at_once, repeated, timed
 from benchmarks.wire import Wire
-from orchestrator.settings import Settings
 
 SETUP_PATH, CALL_PATH = "/environment/python/setup", "/environment/python/call"
 NUMPY: dict[str, object] = {"dependencies": ["numpy"]}
 CROWD_SESSIONS = 8
 DEADLINE_MS = 100
-POOL_SETTING = "pool_memory_mb"
 _UID_COUNT = 10_000
 _SLEEP = [{"moduleName": "time"}, {"name": "sleep", "args": [60]}]
-
-
-def has_pool() -> bool:
-    return POOL_SETTING in Settings.model_fields
 
 
 class Kodou:
@@ -42,8 +36,8 @@ class Kodou:
 
     def __enter__(self) -> "Kodou":
         settings = {"KODOU_SANDBOX_UID_BASE": str(self._uid_base), "KODOU_SANDBOX_UID_COUNT": str(_UID_COUNT)}
-        if not self.pool and has_pool():
-            settings[f"KODOU_{POOL_SETTING.upper()}"] = "0"
+        if not self.pool:
+            settings["KODOU_POOL_MEMORY_MB"] = "0"
         with ExitStack() as stack:
             data_dir = Path(mkdtemp(prefix="kodou-bench-"))
             data_dir.chmod(0o711)
@@ -63,7 +57,7 @@ class Kodou:
         status, reply = wire.json("POST", SETUP_PATH, setup)
         if status != 200:
             raise RuntimeError(reply)
-        self.claims[wire.header("kodou-pool") or wire.header("kodou-cold") or "unsaid"] += 1
+        self.claims[wire.header("kodou-cold") or "unsaid"] += 1
         sessionid: str = reply["sessionid"]
         status, answer = wire.json("POST", CALL_PATH, {"sessionid": sessionid, "namepath": FUNCTION})
         if (status, answer.get("value")) != (200, ANSWER):

@@ -38,6 +38,8 @@ LEAST_SENT_BYTES = 256 * 1024
 # Of a body, arrived and not taken: past this no more is read. As much as is read at a time.
 _WAITING_BYTES = 256 * 1024
 _UPLOAD = b"multipart/form-data"
+# Requests that may wait behind one that is being served. A few kilobytes of them would else be megabytes of ours.
+_WAITING_REQUESTS = 16
 # Paths that may be remembered: those of the hot routes are short, and a query may hold a token.
 _SHORT_PATH_BYTES = 200
 _LINE_BYTES = 4  # `: ` and the line's end
@@ -64,6 +66,7 @@ class Connection(HttpToolsProtocol):
     # Bytes since the last step forward: a whole head, a piece of body, a whole request.
     pending_bytes = 0
     in_head = False
+    behind = False  # the head that arrives began in the bytes of a request before it, and `pending_bytes` lacks those
     upgrading = False
     fault: KodouError | None = None
     unread_since: float | None = None
@@ -86,6 +89,8 @@ class Connection(HttpToolsProtocol):
         if self.due_by is None and not self._busy():
             self.due_by = self.loop.time() + self.header_timeout_s  # even if all that came is an empty line
         self.pending_bytes += len(data)
+        if not self.in_head:
+            self.behind = False
         try:
             self._feed(data)
             if self.pending_bytes > self.max_head_bytes:
@@ -114,7 +119,7 @@ class Connection(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self.pending_bytes > self.max_head_bytes:
+        if self.behind or self.pending_bytes > self.max_head_bytes:
             self._check_size()
         if not self.url.startswith(b"/"):
             # Whole URLs and authorities are for proxies, and this is none.
@@ -144,16 +149,19 @@ class Connection(HttpToolsProtocol):
             return
         self.due_by = None
         self.pending_bytes = 0
+        self.behind = True
         super().on_message_complete()
+        if not self._busy():  # it was answered before it had come
+            self.kept_until = self.loop.time() + self.keep_alive_s
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
+            self.flow.resume_reading()
             self.kept_until = self.loop.time() + self.keep_alive_s
 
     def check(self, now: float) -> None:
@@ -219,6 +227,8 @@ class Connection(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
+            if len(self.pipeline) == _WAITING_REQUESTS:
+                self._fail(MalformedRequest("too many requests before the first was answered"))
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 

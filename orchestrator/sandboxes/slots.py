@@ -46,10 +46,6 @@ def slot_uid(sandbox: Sandbox, number: int) -> int:
     return int(sandbox.data["uid"]) + FIRST_SLOT + number
 
 
-def is_shared(sandbox: Sandbox) -> bool:
-    return UIDS in sandbox.data
-
-
 def enlarged(resources: Resources, settings: Settings) -> Resources:
     """What a whole shared sandbox is held to, of which each session may have `resources`."""
     slots, shares = settings.max_sessions_per_sandbox, settings.shared_sandbox_shares

@@ -146,7 +146,7 @@ class Workers:
             worker = None
             try:
                 worker = await self._begin(number)
-            except (OSError, KodouError) as exc:
+            except (OSError, ValueError, KodouError) as exc:  # ValueError: the listener was closed meanwhile
                 log.warning("no API process in place of the one that ended", error=str(exc))
 
     async def _begin(self, number: int) -> Worker:

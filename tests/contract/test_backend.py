@@ -176,7 +176,7 @@ async def test_a_timeout_kills_all_that_the_call_started(backend_case: BackendCa
     timeout_s = 5.0
     async with started(backend_case) as running:
         await running.run("import builtins; builtins.kept = 1")
-        endless = "import threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()\n"
+        endless = "import threading\nthreading.Thread(target=any, args=(iter(int, 1),)).start()\n"
         calling = asyncio.create_task(
             running.reply(f"{marked.start()}\n{endless}\nwhile True: pass", timeout_s=timeout_s)
         )

@@ -143,7 +143,10 @@ def _parents(server: Server) -> list[Path]:
 
 def _groups(server: Server) -> list[Path]:
     """Of its sandboxes, the innermost first."""
-    found = [path for parent in _parents(server) for path in parent.rglob("*") if path.is_dir()]
+    found: list[Path] = []
+    for parent in _parents(server):
+        with suppress(FileNotFoundError):  # one went while they were listed
+            found += (path for path in parent.rglob("*") if path.is_dir())
     # Where groups have one tree, the server moves into one beside its sandboxes'; and the parent comes and goes with them.
     ours = [path for path in found if re.fullmatch(r"[0-9a-f]{32}", path.name)]
     return sorted(ours, reverse=True)

@@ -10,8 +10,8 @@ from tests.servers import Server
 
 _SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 _HOOKS = Path(__file__).with_name("hooks.py")
-_EXAMPLES = 5  # of each operation, in CI
-_SCENARIOS = 20  # of requests that follow from one another
+_EXAMPLES = 8  # of each operation, in CI
+_SCENARIOS = 40  # of requests that follow from one another
 _SESSIONS = 5  # that are there from the start; some requests end one
 _PATIENCE_S = 240
 _CONFIG = """

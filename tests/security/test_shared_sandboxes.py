@@ -123,7 +123,7 @@ class Server:
 
     async def session(self, owner: str = "alice", **env: str) -> "Session":
         principal = Principal("k" * 32, owner, frozenset({"setup", "call"}))
-        options = SessionOptions(Resources(256, 1.0, PIDS, 16), "none", env, ttl_s=600, preload=("tiny",))
+        options = SessionOptions(Resources(256, 1.0, PIDS, 16), "none", env, ttl_s=600, distributions=("tiny",))
         opened = await self.manager.open(principal, _environment(self._case.image), self._case.image, options)
         return Session(self, principal, opened.sessionid)
 

@@ -123,7 +123,7 @@ def kill(pid: int, start_time: str, cgroup: Cgroup | None = None) -> None:
                 if cgroup is not None:
                     # With version 1 the killed die once they thaw, and run nothing of theirs. Again: it may be just freezing.
                     cgroup.thaw()
-                if select.select([pidfd], [], [], _THAW_AGAIN_S)[0]:
+                if _readable(pidfd, _THAW_AGAIN_S):
                     return
     except ProcessLookupError:
         pass
@@ -213,14 +213,19 @@ def _process_1(info: BinaryIO) -> int:
     deadline = time.monotonic() + START_TIMEOUT_S
     text = b""
     while True:
-        ready, _, _ = select.select([info], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not _readable(info.fileno(), max(0.0, deadline - time.monotonic())):
             msg = f"it did not report within {START_TIMEOUT_S:g} s"
             raise TimeoutError(msg)
         data = info.read(_LOG_BYTES)
         if not data:
             return int(json.loads(text)["child-pid"]) if text else _no_report()
         text += data
+
+
+def _readable(descriptor: int, timeout_s: float) -> bool:
+    poll = select.poll()  # `select` takes no descriptor past 1023, and each session has some
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _no_report() -> int:

@@ -204,6 +204,42 @@ async def test_length_and_chunks_together_are_refused_and_nothing_behind_them_is
     assert reply.count(b"\r\n\r\n") == 1
 
 
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def test_requests_that_wait_behind_another_are_served_in_order(served: Served) -> None:
+    reply = await served.exchange(10 * HEALTH + LAST)
+    assert reply.count(b"HTTP/1.1 200") == 11
+
+
+async def test_a_crowd_of_requests_at_once_is_cut_off(served: Served) -> None:
+    reply = await served.exchange(10_000 * HEALTH)
+    assert reply.count(b"HTTP/1.1 200") <= 1
+    assert (await served.exchange(LAST)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_head_is_bounded_behind_another_request_too(served: Served) -> None:
+    large = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: %b\r\n\r\n" % (b"x" * 60_000)
+    reply = await served.exchange(HEALTH + large)
+    assert reply.count(b"HTTP/1.1 200") <= 1
+    assert b"HTTP/1.1 200" not in await served.exchange(large)
+
+
+async def test_a_body_that_comes_after_its_answer_keeps_no_connection_for_ever(served: Served) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /environment/python/call HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 401")
+    (idle,) = served.connections()
+    writer.write(b"67890")
+    await served.until(lambda _: idle.due_by is None)
+    assert idle.kept_until < math.inf
+    idle.check(idle.kept_until + 1)
+    async with asyncio.timeout(PATIENCE_S):
+        await reader.read()  # to its end
+    writer.close()
+
+
 async def test_past_the_bound_who_says_nothing_makes_room_for_who_does(served: Served) -> None:
     held = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(5)]
     try:
