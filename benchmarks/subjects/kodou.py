@@ -27,15 +27,18 @@ _SLEEP = [{"moduleName": "time"}, {"name": "sleep", "args": [60]}]
 class Kodou:
     """`uid_base`: first of the user ids of this server's sandboxes, by which their processes are found."""
 
-    def __init__(self, backend: str, uid_base: int, *, pool: bool = True) -> None:
+    def __init__(self, backend: str, uid_base: int, *, pool: bool = True, workers: int = 1) -> None:
         self.backend, self.pool = backend, pool
         self.name = kodou_name(backend, pool=pool)
         self.claims: Counter[str] = Counter()  # what setups on a known environment had to make first
         self._uid_base = uid_base
+        self._workers = workers
         self._warm: list[str] = []
 
     def __enter__(self) -> "Kodou":
         settings = {"KODOU_SANDBOX_UID_BASE": str(self._uid_base), "KODOU_SANDBOX_UID_COUNT": str(_UID_COUNT)}
+        if self._workers > 1:
+            settings["KODOU_WORKERS"] = str(self._workers)
         if not self.pool:
             settings["KODOU_POOL_MEMORY_MB"] = "0"
         with ExitStack() as stack:

@@ -108,25 +108,33 @@ class Inventory:
         async with self._locks.free(image.environment_id) as free:
             if not free:
                 return "a build holds it"
-            if image.environment_id in await self._catalog.in_use():  # a session may have been opened meanwhile
-                return "a session holds it"
-            if not await self._removed(image):
-                return "a sandbox uses it"
+            kept = await self._removed(image)
+            if kept is not None:
+                return kept
             environment = await self._catalog.find(image.environment_id)
             if environment is not None and environment.state is EnvironmentState.READY:
                 await self._catalog.pruned(environment.id, reason)
         return None
 
-    async def _removed(self, image: Image) -> bool:
-        """False: a sandbox uses it."""
+    async def _removed(self, image: Image) -> str | None:
+        """As `_remove`. Before each step the store is asked anew: a server may have opened a session meanwhile."""
         for _ in range(_TRIES):
             pooled = await self._backend.owned({INSTANCE_LABEL: self._instance, SESSION_LABEL: POOLED})
             for sandbox in pooled:
                 if sandbox.environment_id == image.environment_id:
+                    # One that a session has claimed keeps its label. That session stands on this environment.
+                    if await self._in_use(image):
+                        return "a session holds it"
                     await self._backend.stop(sandbox)
+            # Whose sandbox was stopped in the moment of its claim gets another, as long as the image is there.
+            if await self._in_use(image):
+                return "a session holds it"
             if await self._images.remove(image):
-                return True
-        return False
+                return None
+        return "a sandbox uses it"
+
+    async def _in_use(self, image: Image) -> bool:
+        return image.environment_id in await self._catalog.in_use()
 
 
 def measure(images: Sequence[Image]) -> None:

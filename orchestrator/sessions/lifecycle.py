@@ -38,6 +38,7 @@ class Lifecycle:
             if warm is not None:
                 await self._begin_warm(live, warm)
                 return True
+            self._sandboxes.pool.make_room()
             # The store first: what a crash leaves on the engine is then known to the store.
             await self._store.add(session)
             try:

@@ -26,9 +26,11 @@ DEMAND_S = 30.0
 LEAST_BYTES = 16 * MB
 # From a claim to what it sets off: its session's first call goes first.
 BEHIND_S = 0.05
-# After a start that failed, longer with each in a row, so that a broken environment does not keep the engine busy.
+# After a start that failed, or one that died while it waited: longer with each in a row, so that a broken environment
+# does not keep the engine busy.
 AGAIN_S = 30.0
 _MOST_DOUBLINGS = 5
+_DIED = "it died while it waited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class _Shelf:
         self.ready: deque[Warm] = deque()
         self.refill: asyncio.Task[None] | None = None
         self.claims: deque[float] = deque(maxlen=most)
-        self.failures = 0
+        self.failures = 0  # since one was claimed that lives; to have greeted is not enough
         self.not_before = 0.0
 
     def wanted(self, now: float, idle_s: float) -> int:
@@ -120,6 +122,11 @@ class Pool:
         self._measure()
         return warm
 
+    def make_room(self) -> None:
+        """For sessions that have sandboxes of their own."""
+        self._keep_within(0)
+        self._measure()
+
     def image(self, environment_id: str) -> Image | None:
         """The environment's image, if a warm sandbox runs on it."""
         for shelf in self._shelves.values():
@@ -139,12 +146,17 @@ class Pool:
             if not wanted:
                 self._drop(shelf)
                 continue
+            died = False
             for warm in list(shelf.ready):
-                if not warm.channel.alive() or len(shelf.ready) > wanted:
+                alive = warm.channel.alive()
+                died = died or not alive
+                if not alive or len(shelf.ready) > wanted:
                     shelf.ready.remove(warm)
                     self._let_go(warm)
+            if died:
+                self._failed(shelf, _DIED)
             self._begin_refill(shelf)
-        self._measure()
+        self.make_room()
 
     async def compare(self, find: Callable[[str], Coroutine[Any, Any, Image | None]]) -> None:
         """Drain what stands on images that `find` finds no more, or others in their place. Raises what it raises."""
@@ -173,11 +185,16 @@ class Pool:
         return shelf
 
     def _take(self, shelf: _Shelf) -> Warm | None:
+        died = False
         while shelf.ready:
             warm = shelf.ready.popleft()
             if warm.channel.alive():
+                shelf.failures = 0
                 return warm
+            died = True
             self._let_go(warm)
+        if died:
+            self._failed(shelf, _DIED)
         return None
 
     # --- starting ---
@@ -196,7 +213,6 @@ class Pool:
                     warm = await self._starter.start_warm(shelf.image, shelf.kind)
                 finally:
                     del self._starting[shelf]
-                shelf.failures = 0
                 # What a runner says of its memory is a hint: never less than any takes, nor more than it may.
                 bytes = min(max(warm.bytes, LEAST_BYTES), shelf.kind.resources.memory_mb * MB)
                 shelf.bytes = max(shelf.bytes, bytes)
@@ -206,11 +222,15 @@ class Pool:
         except NotFound:
             self._drop(shelf)  # its image is gone
         except KodouError as error:
-            shelf.not_before = self._clock() + AGAIN_S * 2 ** min(shelf.failures, _MOST_DOUBLINGS)
-            shelf.failures += 1
-            log.info("no warm sandbox", environment=shelf.kind.environment_id, reason=error.detail)
+            self._failed(shelf, error.detail)
         finally:
             shelf.refill = None
+
+    def _failed(self, shelf: _Shelf, reason: str) -> None:
+        """Start none for a while. Called once for all that are found dead together: they may have died of one thing."""
+        shelf.not_before = self._clock() + AGAIN_S * 2 ** min(shelf.failures, _MOST_DOUBLINGS)
+        shelf.failures += 1
+        log.info("no warm sandbox", environment=shelf.kind.environment_id, reason=reason)
 
     def _may_start(self, shelf: _Shelf) -> bool:
         now = self._clock()

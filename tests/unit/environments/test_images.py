@@ -228,3 +228,55 @@ async def test_warm_sandboxes_of_an_environment_that_a_session_stands_on_are_kep
     await world.session("a")
     await world.inventory.prune(all=True)
     assert world.backend.sandboxes == [kept]
+
+
+async def test_a_warm_sandbox_claimed_meanwhile_stays_with_its_image(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = {INSTANCE_LABEL: instance_id(world.settings.data_dir)}
+    first, second = (world.backend.start("a", POOLED, **mine) for _ in range(2))
+    stop = world.backend.stop
+
+    async def stop_while_the_other_is_claimed(sandbox: Sandbox) -> None:
+        await world.session("a")
+        await stop(sandbox)
+
+    monkeypatch.setattr(world.backend, "stop", stop_while_the_other_is_claimed)
+    pruned = await world.inventory.prune(all=True)
+    assert {each.environment_id: each.kept for each in pruned}["a"] == "a session holds it"
+    assert world.backend.sandboxes == [second]
+    assert first not in world.backend.sandboxes
+    assert list(world.images.images) == ["a"]
+    assert (await world.states())["a"] == "ready"
+
+
+async def test_a_claim_between_listing_and_stopping_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed = world.backend.start("d", POOLED, **{INSTANCE_LABEL: instance_id(world.settings.data_dir)})
+    owned = world.backend.owned
+
+    async def claimed_just_then(labels: Mapping[str, str]) -> list[Sandbox]:
+        found = await owned(labels)
+        if not await world.store.list(Session):
+            await world.session("d")
+        return found
+
+    monkeypatch.setattr(world.backend, "owned", claimed_just_then)
+    pruned = await world.inventory.prune(all=True)
+    assert {each.environment_id: each.kept for each in pruned}["d"] == "a session holds it"
+    assert world.backend.sandboxes == [claimed]
+
+
+async def test_the_image_stays_for_a_session_whose_warm_sandbox_was_stopped_as_it_was_claimed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.backend.start("a", POOLED, **{INSTANCE_LABEL: instance_id(world.settings.data_dir)})
+    stop = world.backend.stop
+
+    async def stop_in_that_moment(sandbox: Sandbox) -> None:
+        await stop(sandbox)
+        await world.session("a")
+
+    monkeypatch.setattr(world.backend, "stop", stop_in_that_moment)
+    pruned = await world.inventory.prune(all=True)
+    assert {each.environment_id: each.kept for each in pruned}["a"] == "a session holds it"
+    assert list(world.images.images) == ["a"]

@@ -241,13 +241,72 @@ async def test_a_burst_starts_one_after_another(world: World) -> None:
     assert len(world.waiting()) == SETTINGS.pool_sandboxes
 
 
-async def test_what_has_died_is_replaced(world: World) -> None:
+async def test_what_has_died_is_replaced_after_a_while(world: World) -> None:
     await world.filled("a")
     world.starter.started[0].channel.dead = True  # type: ignore[attr-defined]
     world.pool.tend()
     await world.settled()
     assert len(world.starter.stopped) == 1
+    assert world.waiting() == []
+    world.now += AGAIN_S
+    world.pool.tend()
+    await world.settled()
     assert world.waiting() == ["a"]
+
+
+@pytest.mark.parametrize("claims", [False, True])
+async def test_those_that_die_once_they_have_greeted_are_started_less_and_less(world: World, claims: bool) -> None:
+    rounds, known = [], 0  # when some were started: as many as are wanted
+    world.claim()
+    for _ in range(2000):
+        await world.settled()
+        if len(world.starter.started) > known:
+            known = len(world.starter.started)
+            rounds.append(world.now)
+        for warm in world.starter.started:
+            warm.channel.dead = True  # type: ignore[attr-defined]
+        world.now += 5
+        if claims:
+            assert world.claim() is None
+        else:
+            world.pool._shelves[world.starter.kinds[0]].claims[-1] = world.now  # it stays in use
+            world.pool.tend()
+    pauses = [int(after - before) for before, after in pairwise(rounds)]
+    assert pauses[0] >= AGAIN_S
+    assert pauses == sorted(pauses)
+    assert pauses[-1] >= 10 * AGAIN_S
+
+
+async def test_those_found_dead_together_are_one_failure(world: World) -> None:
+    for _ in range(3):
+        world.claim()
+    await world.settled()
+    for warm in world.starter.started:
+        warm.channel.dead = True  # type: ignore[attr-defined]
+    world.pool.tend()
+    world.now += AGAIN_S
+    world.pool.tend()
+    await world.settled()
+    assert world.waiting()
+
+
+async def test_one_that_lives_when_it_is_claimed_ends_the_row_of_failures(world: World) -> None:
+    await world.filled("a")
+    for _ in range(3):
+        world.starter.started[-1].channel.dead = True  # type: ignore[attr-defined]
+        world.pool.tend()
+        world.now += 10 * AGAIN_S
+        assert world.claim() is None  # the shelf is in use, and is filled
+        await world.settled()
+    assert world.claim() is not None
+    await world.settled()
+    world.starter.started[-1].channel.dead = True  # type: ignore[attr-defined]
+    world.pool.tend()
+    started = len(world.starter.started)
+    world.now += AGAIN_S
+    world.pool.tend()
+    await world.settled()
+    assert len(world.starter.started) > started
 
 
 async def test_an_environment_that_does_not_start_is_tried_less_and_less(world: World) -> None:
@@ -327,6 +386,9 @@ async def test_warm_ones_make_room_for_sessions() -> None:
         world.claim()
     await world.settled()
     assert len(world.waiting()) == 2
+    world.sessions = 3  # whatever kind they are of
+    world.pool.make_room()
+    assert len(world.waiting()) == 1
     world.sessions = 4
     world.claim("b")
     await world.settled()

@@ -235,7 +235,8 @@ async def test_the_reaper_drains_what_stands_on_an_image_that_is_gone(world: Wor
     assert waiting(world) == []
 
 
-async def test_the_reaper_replaces_what_has_died(world: World) -> None:
+async def test_the_reaper_replaces_what_has_died(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "AGAIN_S", 0)  # else after a while
     (ready,) = waiting(world)
     world.backend.kill(ready.id)
     await world.manager._reaper.reap()
