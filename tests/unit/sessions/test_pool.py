@@ -388,6 +388,7 @@ async def test_warm_ones_make_room_for_sessions() -> None:
     assert len(world.waiting()) == 2
     world.sessions = 3  # whatever kind they are of
     world.pool.make_room()
+    await world.settled()
     assert len(world.waiting()) == 1
     world.sessions = 4
     world.claim("b")
