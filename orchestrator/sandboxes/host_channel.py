@@ -39,6 +39,7 @@ class HostChannel:
         self._adoption: asyncio.Task[None] | None = None
         self.greeted: asyncio.Future[None] = self._loop.create_future()
         self._preloaded: asyncio.Future[Preloaded] | None = None
+        self._added: set[str] = set()  # slots that are not removed
         self._removing: dict[str, asyncio.Future[bool]] = {}
         link.accept(self._connected)
 
@@ -50,12 +51,15 @@ class HostChannel:
 
     def add(self, slot: str, uid: int, resources: Resources) -> None:
         """Have a supervisor started under that user id, which connects to the slot's link."""
+        self._added.add(slot)
         limits = {"nproc": resources.pids, "data": resources.memory_mb * _MB}
         self._send(frames.ADD, {"slot": slot, "uid": uid, "limits": limits})
 
     async def remove(self, slot: str, *, timeout_s: float) -> bool:
-        """Have everything that runs under the slot's user id ended. Whether its files are gone too. Raises `SandboxLost`: no
-        answer came, so it may run still."""
+        """Have everything that runs under the slot's user id ended. Whether its files are gone too. One that was never added
+        has nothing. Raises `SandboxLost`: no answer came, so it may run still."""
+        if slot not in self._added:
+            return True
         self._removing[slot] = self._loop.create_future()
         self._send(frames.REMOVE, {"slot": slot})
         return await self._answer(self._removing[slot], timeout_s)
@@ -130,6 +134,7 @@ class HostChannel:
         if waiter is None:
             msg = "a slot was removed that was not to be"
             raise Malformed(msg)
+        self._added.discard(removed.slot)
         waiter.set_result(removed.clean)
 
     def content_ended(self, peer: Peer) -> None:

@@ -33,6 +33,8 @@ SHARED = "1" * 32
 _SLOT_OF = "slot_of"  # of a slot's `data`: the sandbox that it is in
 # For everything of a session to be ended; past it, its shared sandbox ends with all that are in it.
 _REMOVE_S = 20.0
+# Sandboxes that one session sees start and end at once: what the environment imports may do that to each.
+_LOST_STARTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class _Group:
     """The shared sandboxes of one key."""
 
     hosts: list[_Host] = field(default_factory=list)
-    starting: "asyncio.Task[None] | None" = None
+    starting: "asyncio.Task[_Host] | None" = None
+    waiting: int = 0  # sessions that are to have what is starting
     distributions: tuple[str, ...] = ()
 
     def with_room(self) -> _Host | None:
@@ -106,6 +109,7 @@ class SharedSandboxes:
         """A slot, and the channel to its runner, greeted and not configured. A first one on an environment starts a sandbox,
         with these imported. Raises `NotFound` (image), `SandboxLost`, `EngineUnavailable`."""
         key = _Key(session.owner, session.environment_id, session.resources, bare=bool(session.env))
+        lost = 0
         while True:
             group = self._groups.setdefault(key, _Group())  # anew each time: it may have been let go of meanwhile
             group.distributions = distributions or group.distributions
@@ -115,10 +119,19 @@ class SharedSandboxes:
             if self._closed:
                 msg = "the server is shutting down"
                 raise SandboxLost(msg)
+            if lost == _LOST_STARTS:
+                msg = "shared sandboxes of this environment end as soon as they have started"
+                raise SandboxLost(msg)
             if group.starting is None:
                 group.starting = self._background.spawn(self._start(key, group, image))
-            # Not cancelled with one of those who wait for it.
-            await asyncio.shield(group.starting)
+            group.waiting += 1
+            try:
+                # Not cancelled with one of those who wait for it.
+                started = await asyncio.shield(group.starting)
+            finally:
+                group.waiting -= 1
+            # One that lives and has no room was filled by others, and there may be any number of these.
+            lost += not started.channel.alive()
 
     async def close(self, slot: Sandbox) -> None:
         """End a slot, with all that runs in it and its files; already gone is success. Raises `EngineUnavailable`."""
@@ -126,6 +139,7 @@ class SharedSandboxes:
         number = None if host is None else host.slots.pop(slot.id, None)
         if host is None or number is None:
             return
+        host.empty_since = time.monotonic()
         try:
             if await host.channel.remove(slot.id, timeout_s=_REMOVE_S):
                 host.free.append(number)
@@ -133,21 +147,23 @@ class SharedSandboxes:
             await self._stop(host)
         finally:
             await self._backend.close_slot(host.sandbox, slot.id)
-            host.empty_since = time.monotonic()
         if not host.slots and not host.free:
             await self._stop(host)
+        await self._stop_surplus()  # here, so that the session counts until they are gone
 
     def holds(self, sandbox: Sandbox) -> bool:
         """It is one of these, or may be: some are just starting."""
         return self._host(sandbox.id) is not None or any(group.starting for group in self._groups.values())
 
     async def tend(self) -> None:
-        """Let go of those that have stood empty for a while. Now and then, by the reaper."""
+        """Let go of those that have stood empty for a while, or are too many. Now and then, by the reaper."""
         past = time.monotonic() - self._settings.pool_idle_s
-        for key, group in list(self._groups.items()):
+        for group in list(self._groups.values()):
             for host in list(group.hosts):
                 if not host.slots and host.empty_since < past:
                     await self._stop(host)
+        await self._stop_surplus()  # those too that no session has come to
+        for key, group in list(self._groups.items()):
             if not group.hosts and group.starting is None:
                 self._groups.pop(key, None)
 
@@ -159,7 +175,7 @@ class SharedSandboxes:
                 await asyncio.wait({group.starting})
         await asyncio.gather(*(self._stop(host) for group in self._groups.values() for host in list(group.hosts)))
 
-    async def _start(self, key: _Key, group: _Group, image: Image) -> None:
+    async def _start(self, key: _Key, group: _Group, image: Image) -> _Host:
         """Start one for the group. Raises as `open`."""
         deadline = time.monotonic() + self._settings.sandbox_start_timeout_s
         try:
@@ -173,11 +189,16 @@ class SharedSandboxes:
                 # Libraries' threads, which no fork takes along, are worth more than their import with more processors.
                 if group.distributions and not key.bare and key.resources.cpus <= 1:
                     await channel.preload(group.distributions, timeout_s=deadline - time.monotonic())
+                if not channel.alive():  # it may have ended with the answer; `_lost` does not know of it yet
+                    msg = "a shared sandbox ended as soon as it had started"
+                    raise SandboxLost(msg)
             except BaseException:
                 self._background.spawn(self._backend.stop(sandbox))
                 raise
-            group.hosts.append(_Host(sandbox, channel, list(reversed(range(spec.slots)))))
+            host = _Host(sandbox, channel, list(reversed(range(spec.slots))))
+            group.hosts.append(host)
             self._measure()
+            return host
         finally:
             group.starting = None
 
@@ -215,6 +236,30 @@ class SharedSandboxes:
         host = self._host(sandbox_id)
         if host is not None:
             self._background.spawn(self._stop(host))
+
+    async def _stop_surplus(self) -> None:
+        while (host := self._surplus()) is not None:
+            await self._stop(host)
+
+    def _surplus(self) -> _Host | None:
+        """An empty one too many. No session counts for it, so each owner may have one only, the one that has been empty the
+        longest, and all owners together as many as the pool may have, of which that one goes first."""
+        empty = sorted(
+            (
+                (key.owner, host)
+                for key, group in self._groups.items()
+                if not group.waiting  # else it is about to be taken
+                for host in group.hosts
+                if not host.slots
+            ),
+            key=lambda each: each[1].empty_since,
+        )
+        owners: set[str] = set()
+        for owner, host in empty:
+            if owner in owners:
+                return host
+            owners.add(owner)
+        return empty[0][1] if len(empty) > self._settings.pool_sandboxes else None
 
     async def _stop(self, host: _Host) -> None:
         for group in self._groups.values():

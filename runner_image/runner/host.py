@@ -71,6 +71,9 @@ class Host(Supervisor):
             os._exit(1)
 
     def _remove(self, slot: str) -> None:
+        if slot not in self._uids:  # it never was, so nothing is left of it
+            self._removed(slot, clean=True)
+            return
         if slot in self._pids:
             _kill_early(self._pids[slot])
         self._leaving.append(slot)
@@ -106,9 +109,11 @@ class Host(Supervisor):
             slot = self._leaving.pop(0)
             del self._uids[slot]
             self._pids.pop(slot, None)
-            clean = os.WEXITSTATUS(status) == _CLEAN
-            self._send(frames.encode_json(frames.REMOVED, {"slot": slot, "clean": clean}))
+            self._removed(slot, clean=os.WEXITSTATUS(status) == _CLEAN)
         self._clear()  # the next; or the same again, until whoever waits has had enough and ends us all
+
+    def _removed(self, slot: str, *, clean: bool) -> None:
+        self._send(frames.encode_json(frames.REMOVED, {"slot": slot, "clean": clean}))
 
 
 def _supervise(path: str, uid: int, limits: dict[str, Any]) -> NoReturn:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 
 HELLO = json.dumps({"role": "supervisor", "protocol": frames.PROTOCOL}).encode()
 SLOT = "5" * 32
+RESOURCES = Resources(100, 1.0, 9, 5)
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def ended(channel: HostChannel, connection: Connection) -> None:
 
 async def test_slots_are_added_and_removed(open_tmp_path: Path) -> None:
     async with hosted(open_tmp_path) as (channel, connection, ends):
-        channel.add(SLOT, 2_000_066, Resources(100, 1.0, 9, 5))
+        channel.add(SLOT, 2_000_066, RESOURCES)
         added = await connection.receive()
         assert added.kind == frames.ADD
         limits = {"nproc": 9, "data": 100 * 1024 * 1024}
@@ -57,6 +58,13 @@ async def test_slots_are_added_and_removed(open_tmp_path: Path) -> None:
         assert channel.alive()
         assert not ends
     assert len(ends) == 1
+
+
+async def test_process_1_is_not_asked_to_remove_what_was_never_added(open_tmp_path: Path) -> None:
+    async with hosted(open_tmp_path) as (channel, connection, _):
+        assert await channel.remove(SLOT, timeout_s=PATIENCE_S) is True
+        channel.add(SLOT, 2_000_066, RESOURCES)
+        assert (await connection.receive()).kind == frames.ADD  # the first that came
 
 
 async def test_imports_are_waited_for(open_tmp_path: Path) -> None:
@@ -87,8 +95,10 @@ async def test_what_nobody_waits_for_ends_it(open_tmp_path: Path, kind: int, bod
 @pytest.mark.parametrize("body", [b"{}", b'{"slot": "6", "clean": true}', b'{"slot": 5, "clean": true}', b"\xff", b"["])
 async def test_an_answer_of_another_slot_or_none_ends_it_and_who_waits_hears(open_tmp_path: Path, body: bytes) -> None:
     async with hosted(open_tmp_path) as (channel, connection, _):
+        channel.add(SLOT, 2_000_066, RESOURCES)
         removing = asyncio.create_task(channel.remove(SLOT, timeout_s=PATIENCE_S))
-        await connection.receive()
+        for _ in (frames.ADD, frames.REMOVE):
+            await connection.receive()
         await connection.send_frame(frames.REMOVED, body)
         with pytest.raises(SandboxLost):
             await removing
@@ -109,6 +119,7 @@ async def test_another_greeting_ends_it(open_tmp_path: Path, body: bytes, extra:
 
 async def test_silence_is_given_up(open_tmp_path: Path) -> None:
     async with hosted(open_tmp_path) as (channel, _, __):
+        channel.add(SLOT, 2_000_066, RESOURCES)
         with pytest.raises(SandboxLost, match="did not answer within"):
             await channel.remove(SLOT, timeout_s=0.05)
 
