@@ -260,6 +260,8 @@ class SessionManager:
     def replaced(self, environment_id: str) -> None:
         """Another environment has taken its place: keep no sandboxes ready for it."""
         self._sandboxes.pool.drain(environment_id)
+        if self._sandboxes.shared is not None:
+            self._sandboxes.shared.drain(environment_id)
 
     async def drain(self, deadline_s: float) -> None:
         """Take no more opens and calls, and wait up to `deadline_s` for those under way."""

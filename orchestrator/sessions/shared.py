@@ -23,7 +23,7 @@ from orchestrator.sandboxes.channel import RunnerChannel, await_greeting, greet
 from orchestrator.sandboxes.host_channel import HostChannel
 from orchestrator.sandboxes.slots import SharingBackend, enlarged, slot_uid
 from orchestrator.settings import Settings
-from orchestrator.telemetry import SHARED_SANDBOXES
+from orchestrator.telemetry import SHARED_SANDBOXES, log
 
 if TYPE_CHECKING:
     from orchestrator.sessions.sandboxes import Background
@@ -69,9 +69,14 @@ class _Group:
     starting: "asyncio.Task[_Host] | None" = None
     waiting: int = 0  # sessions that are to have what is starting
     distributions: tuple[str, ...] = ()
+    importable: bool = True  # as far as is known
 
     def with_room(self) -> _Host | None:
         return next((host for host in self.hosts if host.has_room()), None)
+
+
+class _ImportsFailed(SandboxLost):
+    """They took too long, or ended the sandbox."""
 
 
 def is_slot(sandbox: Sandbox) -> bool:
@@ -167,40 +172,62 @@ class SharedSandboxes:
             if not group.hosts and group.starting is None:
                 self._groups.pop(key, None)
 
+    def drain(self, environment_id: str) -> None:
+        """Let go of those of an environment that nobody is in: another has taken its place."""
+        for key, group in self._groups.items():
+            if key.environment_id == environment_id:
+                for host in [each for each in group.hosts if not each.slots]:
+                    self._background.spawn(self._stop(host))
+
     async def aclose(self) -> None:
         """Stop all: the next server does not take them up."""
         self._closed = True
         for group in self._groups.values():
             if group.starting is not None:
                 await asyncio.wait({group.starting})
-        await asyncio.gather(*(self._stop(host) for group in self._groups.values() for host in list(group.hosts)))
+        hosts = [host for group in self._groups.values() for host in group.hosts]
+        for error in await asyncio.gather(*map(self._stop, hosts), return_exceptions=True):
+            if error is not None:
+                log.warning("a shared sandbox was not stopped", error=repr(error))
 
     async def _start(self, key: _Key, group: _Group, image: Image) -> _Host:
         """Start one for the group. Raises as `open`."""
         deadline = time.monotonic() + self._settings.sandbox_start_timeout_s
+        # Libraries' threads, which no fork takes along, are worth more than their import with more processors.
+        imports = () if key.bare or key.resources.cpus > 1 or not group.importable else group.distributions
         try:
-            spec = SandboxSpec(
-                enlarged(key.resources, self._settings),
-                slots=self._settings.max_sessions_per_sandbox,
-            )
-            sandbox = await self._backend.start(image, spec, labels=self._labels)
             try:
-                channel = await self._greeted(sandbox, deadline - time.monotonic())
-                # Libraries' threads, which no fork takes along, are worth more than their import with more processors.
-                if group.distributions and not key.bare and key.resources.cpus <= 1:
-                    await channel.preload(group.distributions, timeout_s=deadline - time.monotonic())
-                if not channel.alive():  # it may have ended with the answer; `_lost` does not know of it yet
-                    msg = "a shared sandbox ended as soon as it had started"
-                    raise SandboxLost(msg)
-            except BaseException:
-                self._background.spawn(self._backend.stop(sandbox))
-                raise
-            host = _Host(sandbox, channel, list(reversed(range(spec.slots))))
+                host = await self._started(key, imports, image, deadline)
+            except _ImportsFailed:
+                group.importable = False  # each session has what comes of it for itself
+                host = await self._started(key, (), image, deadline)
             group.hosts.append(host)
             self._measure()
             return host
         finally:
             group.starting = None
+
+    async def _started(self, key: _Key, imports: tuple[str, ...], image: Image, deadline: float) -> _Host:
+        spec = SandboxSpec(
+            enlarged(key.resources, self._settings),
+            slots=self._settings.max_sessions_per_sandbox,
+        )
+        sandbox = await self._backend.start(image, spec, labels=self._labels)
+        try:
+            channel = await self._greeted(sandbox, deadline - time.monotonic())
+            if imports:
+                try:
+                    # Half of what is left: the other half is for a start without them.
+                    await channel.preload(imports, timeout_s=(deadline - time.monotonic()) / 2)
+                except SandboxLost as exc:
+                    raise _ImportsFailed(exc.detail) from exc
+            if not channel.alive():  # it may have ended with the answer; `_lost` does not know of it yet
+                msg = "a shared sandbox ended as soon as it had started"
+                raise SandboxLost(msg)
+        except BaseException:
+            self._background.spawn(self._backend.stop(sandbox))
+            raise
+        return _Host(sandbox, channel, list(reversed(range(spec.slots))))
 
     async def _greeted(self, sandbox: Sandbox, timeout_s: float) -> HostChannel:
         async def ended() -> str | None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from signal import SIGKILL
 
 from . import frames
@@ -46,6 +47,7 @@ class Host(Supervisor):
         self._pids: dict[str, int] = {}  # of their supervisors, those that have not ended
         self._leaving: list[str] = []  # slots to be cleared, one at a time
         self._clearing = 0  # the process that clears the first of them
+        self._ended: dict[int, int] = {}  # status of those that were collected on the way
 
     def _handle(self, frame: frames.Frame) -> None:
         if frame.kind == frames.PRELOAD:
@@ -60,7 +62,10 @@ class Host(Supervisor):
 
     def _add(self, slot: str, uid: int, limits: dict[str, Any]) -> None:
         self._uids[slot] = uid
-        pid = _fork()
+        try:
+            pid = _fork(self._ended)
+        except OSError:  # no room for it: whoever waits for its greeting has it removed
+            return
         if pid:
             self._pids[slot] = pid
             return
@@ -84,7 +89,10 @@ class Host(Supervisor):
         if self._clearing or not self._leaving:
             return
         uid = self._uids[self._leaving[0]]
-        pid = _fork()
+        try:
+            pid = _fork(self._ended)
+        except OSError:  # again when something has ended or is asked for
+            return
         if pid:
             self._clearing = pid
             return
@@ -98,7 +106,7 @@ class Host(Supervisor):
 
     def _collect(self) -> None:
         """A supervisor that ended by itself is told by the end of its connection; what it leaves is cleared by REMOVE."""
-        ended: dict[int, int] = {}
+        ended, self._ended = self._ended, {}
         reap(ended)
         self._pids = {slot: pid for slot, pid in self._pids.items() if pid not in ended}
         if self._clearing not in ended:
@@ -141,7 +149,8 @@ def _kill_early(pid: int) -> None:
 
 def _end_all(uid: int) -> int:
     """Kill whatever this process may, wait until it is gone, and remove the user's files. Returns an exit code."""
-    os.kill(-1, SIGKILL)  # reaches all at once, and none forks with it pending
+    with suppress(ProcessLookupError):  # all have ended
+        os.kill(-1, SIGKILL)  # reaches all at once, and none forks with it pending
     wanted = str(uid).encode()
     left = [name for name in os.listdir("/proc") if name.isdecimal() and _runs(name, wanted)]  # noqa: PTH208
     deadline = time.monotonic() + _END_S

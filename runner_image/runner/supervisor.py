@@ -235,12 +235,12 @@ class Supervisor:
             self._control.close()
 
 
-def _fork() -> int:
-    """fork(2), with patience: processes that were just killed count towards limits until they are collected."""
+def _fork(ended: dict[int, int] | None = None) -> int:
+    """fork(2), with patience: processes that were just killed count towards limits until they are collected, into `ended`."""
     for _ in range(_FORK_ATTEMPTS):
         try:
             return os.fork()
         except OSError:
-            reap()
+            reap(ended)
             time.sleep(_FORK_PAUSE_S)
     return os.fork()

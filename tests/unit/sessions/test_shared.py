@@ -217,3 +217,23 @@ async def test_a_slot_whose_link_cannot_be_made_costs_the_others_nothing(world: 
     world.backend.slot_error = None
     await world.open()
     assert world.backend.starts == len(world.running()) == 1
+
+
+async def test_where_imports_end_process_1_sessions_share_without_them(world: World) -> None:
+    world.backend.preloaded = b"\xff" * 64
+    first, second = await world.open(), await world.open()
+    assert first.data == second.data
+    assert (world.backend.starts, len(world.running())) == (2, 1)
+    assert world.backend.asked.count(frames.PRELOAD) == 1
+
+
+async def test_an_environment_that_was_replaced_keeps_no_empty_sandbox(world: World) -> None:
+    slot = await world.open()
+    world.shared.drain("py")
+    assert len(world.running()) == 1  # somebody is in it
+    await world.shared.close(slot)
+    world.shared.drain("other")
+    assert len(world.running()) == 1
+    world.shared.drain("py")
+    await world.background.finished(PATIENCE_S)
+    assert world.running() == []
