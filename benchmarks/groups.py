@@ -26,6 +26,7 @@ DOCKER_BUILD_ROUNDS = 5
 RESTARTS = 5  # in a round
 PEER_SESSIONS = 20  # of peers at most, whose sessions are far larger
 IDLE_S = 5.0
+SETTLE_S = 1.5  # for what a session's start and end leave behind: the next one's measure is not to pay for it
 
 
 def calls(bench: Bench, stack: ExitStack) -> Iterator[Series]:
@@ -144,7 +145,9 @@ def _of(what: str, sample: Callable[[], list[float]]) -> dict[str, list[float]]:
 
 
 def _once(action: Callable[[], float]) -> list[float]:
-    return [action()]
+    taken = action()
+    time.sleep(SETTLE_S)
+    return [taken]
 
 
 def _constant(value: float) -> list[float]:
