@@ -17,7 +17,8 @@ _LAST_S = 30.0  # for replies that are still missing in the end
 
 class Sample(NamedTuple):
     due_s: float  # since the load began
-    took_s: float
+    took_s: float  # from then on
+    answered_s: float  # from when it was sent, which is later where the clients themselves cannot keep up
     status: int  # 0: the connection ended instead of a reply
 
 
@@ -26,6 +27,7 @@ class _Client:
     request: bytes
     connection: socket.socket
     due_s: float
+    sent_s: float = 0.0
     received: bytearray = field(default_factory=bytearray)
 
 
@@ -44,7 +46,9 @@ def paced(port: int, requests: list[bytes], per_s: float, duration_s: float) -> 
         while True:
             now = time.perf_counter() - began
             while idle and idle[0][0] <= now < duration_s:
-                _send(clients[heapq.heappop(idle)[1]])
+                client = clients[heapq.heappop(idle)[1]]
+                client.sent_s = time.perf_counter() - began
+                _send(client)
             busy = len(idle) < len(clients)
             if now >= duration_s and (not busy or now >= duration_s + _LAST_S):
                 return samples
@@ -55,7 +59,7 @@ def paced(port: int, requests: list[bytes], per_s: float, duration_s: float) -> 
                 if status is None:
                     continue
                 ended = time.perf_counter() - began
-                samples.append(Sample(client.due_s, ended - client.due_s, status))
+                samples.append(Sample(client.due_s, ended - client.due_s, ended - client.sent_s, status))
                 if not status:
                     selector.unregister(client.connection)
                     client.connection.close()

@@ -159,7 +159,7 @@ def setups(subject: Kodou, count: int) -> str:
         with closing(Wire(subject.server.port, subject.server.token)) as wire:
             began = time.perf_counter()
             status, reply = wire.send(wire.request("POST", SETUP_PATH, body))
-            samples.append(Sample(0, time.perf_counter() - began, status))
+            samples.append(Sample(0, took := time.perf_counter() - began, took, status))
             with suppress(KeyError):
                 subject.end(json.loads(reply)["sessionid"])
 
@@ -172,10 +172,10 @@ def setups(subject: Kodou, count: int) -> str:
 
 
 def _answers(samples: list[Sample]) -> str:
-    """Of each status how many, with median and slowest."""
+    """Of each status how many, with median and slowest, from when they were sent."""
     texts = []
     for status, count in sorted(Counter(sample.status for sample in samples).items()):
-        took = [sample.took_s * 1000 for sample in samples if sample.status == status]
+        took = [sample.answered_s * 1000 for sample in samples if sample.status == status]
         name = f"`{status}`" if status else "cut off"
         texts.append(f"{count:,} {name} (median {median(took):.3g} ms, slowest {max(took):.3g} ms)")
     return ", ".join(texts)
