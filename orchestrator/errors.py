@@ -28,7 +28,7 @@ KodouError
 └─ Defect                  ours; the reply holds a request id, nothing else
    └─ InvalidTransition    an event that the state does not know
 
-What the user's function raised is a reply (`sandboxes.channel.Reply`), not an error of ours.
+What the user's function raised is a reply (`sandboxes.replies.Reply`), not an error of ours.
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
-from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig, Value
+from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
+from orchestrator.sandboxes.replies import Value
 from tests.security.fake_runner import reply_of
 
 RESOURCES = Resources(memory_mb=256, cpus=1.0, pids=32, disk_mb=16)

@@ -25,8 +25,9 @@ from orchestrator.sandboxes.backend import (
     SandboxSpec,
     SandboxStatus,
 )
-from orchestrator.sandboxes.channel import RunnerChannel, greet
+from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.socket_channel import greet
 from orchestrator.telemetry import log
 
 R = TypeVar("R", bound=Reply)

@@ -21,8 +21,24 @@ _SMALL_FRAME_BYTES = 64 * 1024
 _MOST_EVENTS = 100
 
 
-class Calls(Protocol):
-    """Who makes calls over the connections."""
+class Owner(Protocol):
+    """Who holds the connections."""
+
+    def supervisor_came(self) -> None:
+        """Control stands."""
+
+    def preloaded(self, preloaded: Preloaded) -> None:
+        """The supervisor has imported what it was told to."""
+
+    def worker_came(self) -> None:
+        """`worker` greeted and takes a call."""
+
+    def end(self, reason: str) -> None:
+        """The runner broke the protocol or is gone."""
+
+
+class Caller(Protocol):
+    """Who makes calls over the worker's connection."""
 
     def refuses(self, kind: int, length: int, extra: int, call_id: int) -> str | None:
         """Why the worker may not send a frame with this header now; None if it may."""
@@ -33,32 +49,21 @@ class Calls(Protocol):
     def content_ended(self) -> None:
         """All of the content that was received last has come."""
 
-    def supervisor_came(self) -> None:
-        """Control stands."""
-
-    def worker_came(self) -> None:
-        """`worker` greeted and takes a call."""
-
     def worker_left(self) -> None:
         """The worker's connection ended, and not by us."""
 
     def worker_exited(self, exited: Exited) -> None:
         """The supervisor reports a worker's end that it was not asked for."""
 
-    def preloaded(self, preloaded: Preloaded) -> None:
-        """The supervisor has imported what it was told to."""
-
-    def end(self, reason: str) -> None:
-        """The runner broke the protocol or is gone."""
-
 
 class Connections:
     """Accepts, greets and closes; hands on what comes. Makes its decisions from headers before it takes bodies in."""
 
-    def __init__(self, link: Link, calls: Calls) -> None:
+    def __init__(self, link: Link, owner: Owner, caller: Caller) -> None:
         self.worker: Peer | None = None
         self._link = link
-        self._calls = calls
+        self._owner = owner
+        self._caller = caller
         self._loop = asyncio.get_running_loop()
         self._control: Peer | None = None
         self._peers: set[Peer] = set()  # every connection of which something is left
@@ -149,14 +154,14 @@ class Connections:
         hello = read_hello(body)
         if hello.role == "supervisor" and self._control is None:
             self._control = peer
-            self._calls.supervisor_came()
+            self._owner.supervisor_came()
         elif hello.role == "worker" and self.worker is None:
             if hello.generation < self._least_generation:
                 peer.abort()  # it was told to die, and has not yet
                 return
             self.worker = peer
             self._generation = hello.generation
-            self._calls.worker_came()
+            self._owner.worker_came()
         else:
             msg = "a connection greeted in a role that is not free"
             raise Malformed(msg)
@@ -165,7 +170,7 @@ class Connections:
 
     def refuses(self, peer: Peer, kind: int, length: int, extra: int, call_id: int) -> str | None:
         if peer is self.worker:
-            return self._calls.refuses(kind, length, extra, call_id)
+            return self._caller.refuses(kind, length, extra, call_id)
         preloaded = kind == frames.PRELOADED and peer is self._control and self._preloading
         if not preloaded and kind != (frames.EXITED if peer is self._control else frames.HELLO):
             return "a frame of a kind that may not come there"
@@ -176,13 +181,13 @@ class Connections:
     def received(self, peer: Peer, kind: int, body: bytes, content: Incoming | None) -> None:
         try:
             if peer is self.worker:
-                self._calls.received(kind, body, content)
+                self._caller.received(kind, body, content)
             elif kind == frames.PRELOADED:
                 self._preloading = False
-                self._calls.preloaded(read_preloaded(body))
+                self._owner.preloaded(read_preloaded(body))
             elif peer is self._control:
                 self._count_event()
-                self._calls.worker_exited(read_exited(body))
+                self._caller.worker_exited(read_exited(body))
             else:
                 self._greeted(peer, body)
         except Malformed as exc:
@@ -190,18 +195,18 @@ class Connections:
 
     def content_ended(self, peer: Peer) -> None:
         if peer is self.worker:
-            self._calls.content_ended()
+            self._caller.content_ended()
 
     def violated(self, peer: Peer, reason: str) -> None:
         peer.abort()
-        self._calls.end(f"the runner broke the protocol: {reason}")
+        self._owner.end(f"the runner broke the protocol: {reason}")
 
     def lost(self, peer: Peer) -> None:
         if peer is self._control:
-            self._calls.end("the runner's process is gone")
+            self._owner.end("the runner's process is gone")
         elif peer is self.worker:
             self.worker = None
-            self._calls.worker_left()
+            self._caller.worker_left()
 
     def closed(self, peer: Peer) -> None:
         self._peers.discard(peer)
@@ -210,7 +215,7 @@ class Connections:
     def _count_event(self) -> None:
         self._events += 1
         if self._events > _MOST_EVENTS:
-            self._calls.end("the runner connects or reports over and over")
+            self._owner.end("the runner connects or reports over and over")
 
 
 def _header(kind: int, body: bytes) -> bytes:

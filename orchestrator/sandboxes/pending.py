@@ -1,4 +1,4 @@
-"""One call on its way through a channel: where it is, what it took, and what is timed of it. Data; `channel.py` moves it."""
+"""One call on its way through a channel: where it is, what it took, and what is timed of it. Data; `calls.py` moves it."""
 
 import asyncio
 import os

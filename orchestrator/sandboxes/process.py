@@ -19,11 +19,12 @@ from uuid import uuid4
 
 from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxLost
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
-from orchestrator.sandboxes.channel import RunnerChannel, greet
+from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sandboxes.directories.builders import run_plainly
 from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process, process_start_time
 from orchestrator.sandboxes.directories.images import BuiltDirectory, DirectoryImages
 from orchestrator.sandboxes.link import SOCKET_NAME, Link, opened
+from orchestrator.sandboxes.socket_channel import greet
 from orchestrator.settings import Settings
 
 _POLL_S = 0.005

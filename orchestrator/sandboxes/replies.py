@@ -22,7 +22,7 @@ _DETAIL_CHARACTERS = 4096
 _FIELD_CHARACTERS = 200
 _TYPE_CHARACTERS = 200
 # The head of a typed reply's files.
-_MOST_HEAD_BYTES = 8 * 1024 * 1024
+MAX_HEAD_BYTES = 8 * 1024 * 1024
 _FILE_NAME = re.compile(r"f[0-9]{1,9}")
 
 _Place = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
@@ -211,7 +211,7 @@ def _refused(refusal: _Refusal) -> RefusedCall:
 
 def read_file_head(head: bytes, size: int) -> tuple[tuple[str, int], ...]:
     """Names and sizes of a typed reply's files, which take `size` bytes together. Raises `Malformed`."""
-    if len(head) > _MOST_HEAD_BYTES:
+    if len(head) > MAX_HEAD_BYTES:
         msg = "the head of a reply's files is too long"
         raise Malformed(msg)
     files = _decode(_file_head, head).files

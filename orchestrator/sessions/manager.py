@@ -12,9 +12,11 @@ from orchestrator.auth.tokens import NO_SUCH_SESSION, Tokens
 from orchestrator.errors import KodouError, RateLimited, SessionExpired, SessionNotFound, ShuttingDown
 from orchestrator.records import Environment, Resources, Session, SessionState
 from orchestrator.sandboxes.backend import Image, SandboxBackend
-from orchestrator.sandboxes.channel import Events, InForm, Reply, Typed, Violation, Work
 from orchestrator.sandboxes.content import Held
+from orchestrator.sandboxes.events import Events
 from orchestrator.sandboxes.instance import instance_id
+from orchestrator.sandboxes.replies import InForm, Reply, Typed, Violation
+from orchestrator.sandboxes.work import Work
 from orchestrator.sessions import recovery
 from orchestrator.sessions.freezing import Freezer
 from orchestrator.sessions.lifecycle import Lifecycle

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import EngineUnavailable, SandboxLost
 from orchestrator.records import Resources, Session
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
-from orchestrator.sandboxes.channel import RunnerChannel, await_greeting, greet
+from orchestrator.sandboxes.channel import RunnerChannel
+from orchestrator.sandboxes.greeting import await_greeting
 from orchestrator.sandboxes.host_channel import HostChannel
 from orchestrator.sandboxes.slots import SharingBackend, enlarged, slot_uid
+from orchestrator.sandboxes.socket_channel import greet
 from orchestrator.settings import Settings
 from orchestrator.telemetry import SHARED_SANDBOXES, log
 

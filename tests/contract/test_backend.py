@@ -17,16 +17,8 @@ from orchestrator.errors import NotFound, SandboxLost
 from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import Sandbox, SandboxBackend, SandboxSpec
 from orchestrator.sandboxes.bubblewrap.cgroups import CgroupSupport
-from orchestrator.sandboxes.channel import (
-    Raised,
-    Reply,
-    RunnerChannel,
-    RunnerConfig,
-    TimedOut,
-    Value,
-    Violation,
-    WorkerDied,
-)
+from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
+from orchestrator.sandboxes.replies import Raised, Reply, TimedOut, Value, Violation, WorkerDied
 from tests.contract.conftest import BackendCase
 from tests.security.fake_runner import reply_of
 

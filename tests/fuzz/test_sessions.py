@@ -32,7 +32,8 @@ from orchestrator.auth.tokens import Tokens
 from orchestrator.errors import RateLimited, SessionExpired, SessionNotFound, Unauthorized
 from orchestrator.records import Environment, EnvironmentState
 from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
-from orchestrator.sandboxes.channel import Raised, TimedOut, Value, Work, WorkerDied
+from orchestrator.sandboxes.replies import Raised, TimedOut, Value, WorkerDied
+from orchestrator.sandboxes.work import Work
 from orchestrator.sessions.manager import CallOutcome, SessionManager, SessionOptions
 from orchestrator.store.sql import open_store
 from tests.bubblewrap_fixtures import BubblewrapData

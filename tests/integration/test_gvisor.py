@@ -16,9 +16,9 @@ import pytest
 
 from orchestrator.errors import EngineUnavailable, SandboxLost
 from orchestrator.sandboxes.backend import Sandbox, SandboxSpec
-from orchestrator.sandboxes.channel import TimedOut, Violation, WorkerDied
 from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.docker.host import docker_promises
+from orchestrator.sandboxes.replies import TimedOut, Violation, WorkerDied
 from orchestrator.sandboxes.selection import select_backend
 from orchestrator.settings import BackendName, Settings
 from tests.contract.conftest import BackendCase, run_labels

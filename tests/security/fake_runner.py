@@ -11,8 +11,11 @@ from pathlib import Path
 
 from runner import frames
 
-from orchestrator.sandboxes.channel import Reply, RunnerChannel, RunnerConfig, SocketChannel, Work, greet
+from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
 from orchestrator.sandboxes.link import SOCKET_NAME, Link
+from orchestrator.sandboxes.replies import Reply
+from orchestrator.sandboxes.socket_channel import SocketChannel, greet
+from orchestrator.sandboxes.work import Work
 
 CONFIG = RunnerConfig(
     env={"GREETING": "hello"},

@@ -12,21 +12,14 @@ import pytest
 from runner import frames
 
 from orchestrator.errors import SandboxLost
-from orchestrator.sandboxes import channel as channel_module
+from orchestrator.sandboxes import calls as calls_module
 from orchestrator.sandboxes import content
-from orchestrator.sandboxes.channel import (
-    Events,
-    InForm,
-    Reply,
-    SocketChannel,
-    TimedOut,
-    Value,
-    Violation,
-    Work,
-    WorkerDied,
-    greet,
-)
+from orchestrator.sandboxes.channel import RunnerConfig
+from orchestrator.sandboxes.events import Events
 from orchestrator.sandboxes.incoming import Incoming
+from orchestrator.sandboxes.replies import InForm, Reply, TimedOut, Value, Violation, WorkerDied
+from orchestrator.sandboxes.socket_channel import SocketChannel, greet
+from orchestrator.sandboxes.work import Work
 from tests.security.fake_runner import (
     CONFIG,
     NO_REPLIES,
@@ -109,7 +102,7 @@ async def test_a_wrong_reply_is_a_violation_that_ends_the_channel(name: str, ope
 
 @pytest.mark.parametrize("name", NO_REPLIES)
 async def test_no_reply_ends_at_the_deadline(name: str, open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_LATE_S", 0.1)
+    monkeypatch.setattr(calls_module, "_LATE_S", 0.1)
     async with attack(open_tmp_path, NO_REPLIES[name]) as channel:
         reply = await asyncio.wait_for(reply_of(channel, b"x" * 2_000_000, timeout_s=0.2), PATIENCE_S)
         assert reply == TimedOut()
@@ -122,7 +115,7 @@ async def test_memory_follows_what_has_arrived_not_what_is_claimed(open_tmp_path
     async with fake_runner(open_tmp_path) as (link, runner):
         connecting = asyncio.create_task(runner.configured())
         channel = await greet(link, PATIENCE_S)
-        generous = channel_module.RunnerConfig({}, claim, 0, 1, 1, 1)
+        generous = RunnerConfig({}, claim, 0, 1, 1, 1)
         await channel.configure(generous, timeout_s=PATIENCE_S)
         control, worker = await connecting
         tracemalloc.start()
@@ -210,7 +203,7 @@ async def test_a_runner_that_connects_over_and_over_is_given_up(open_tmp_path: P
 async def test_dying_at_a_call_again_and_again_is_told_each_time(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_EXITED_S", PATIENCE_S)
+    monkeypatch.setattr(calls_module, "_EXITED_S", PATIENCE_S)
     async with session(open_tmp_path) as (channel, runner, control, worker):
         for _ in range(150):
             calling = asyncio.create_task(reply_of(channel, b"{}", timeout_s=PATIENCE_S))
@@ -282,7 +275,7 @@ async def test_an_event_that_is_no_json_object_on_one_line_ends_the_sandbox(body
 
 
 async def test_content_that_stops_coming_ends_the_sandbox(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_STALL_S", 0.1)
+    monkeypatch.setattr(calls_module, "_STALL_S", 0.1)
     async with session(open_tmp_path) as (channel, _, _, worker):
         work = Work(frames.CALL, b"{}", forms=("png",))
         calling = asyncio.create_task(channel.call(work, timeout_s=PATIENCE_S))

@@ -18,9 +18,10 @@ from orchestrator.errors import EngineUnavailable
 from orchestrator.records import Environment, EnvironmentState, Resources
 from orchestrator.sandboxes.backend import Image
 from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
-from orchestrator.sandboxes.channel import Reply, TimedOut, Value, Violation, Work
 from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.process import ProcessBackend
+from orchestrator.sandboxes.replies import Reply, TimedOut, Value, Violation
+from orchestrator.sandboxes.work import Work
 from orchestrator.sessions.manager import SessionManager, SessionOptions
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore

@@ -22,12 +22,13 @@ from orchestrator.sandboxes.bubblewrap.cgroups import Cgroup, GroupLimits
 from orchestrator.sandboxes.bubblewrap.host import Machine, UserIds, check, promises
 from orchestrator.sandboxes.bubblewrap.launch import Launched, is_exiting, kill, kill_user, launch
 from orchestrator.sandboxes.bubblewrap.options import interpreter_prefix, session_argv, session_limits, tmpfs_files
-from orchestrator.sandboxes.channel import RunnerChannel, greet
+from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sandboxes.directories.handles import HandleFiles, is_same_process
 from orchestrator.sandboxes.directories.images import DirectoryImages
 from orchestrator.sandboxes.egress import Egress
 from orchestrator.sandboxes.link import Link, opened
 from orchestrator.sandboxes.slots import UIDS, block, open_link, remove_link, slot_uid
+from orchestrator.sandboxes.socket_channel import greet
 from orchestrator.settings import Settings
 
 __all__ = ["BubblewrapBackend", "check", "promises"]

@@ -14,7 +14,7 @@ from docker import APIClient
 from orchestrator.errors import EngineUnavailable, KodouError, NotFound, SandboxLost
 from orchestrator.records import Resources
 from orchestrator.sandboxes.backend import Image, ImageStore, Sandbox, SandboxSpec, SandboxStatus
-from orchestrator.sandboxes.channel import RunnerChannel, greet
+from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sandboxes.docker.engine import Engine, EngineConflict
 from orchestrator.sandboxes.docker.gvisor import is_gvisor
 from orchestrator.sandboxes.docker.host import Host
@@ -45,6 +45,7 @@ from orchestrator.sandboxes.layout import RUNNER, RUNNER_COMMAND
 from orchestrator.sandboxes.link import Link, opened
 from orchestrator.sandboxes.seccomp import profile_json
 from orchestrator.sandboxes.slots import UIDS, block, open_link, remove_link, slot_uid
+from orchestrator.sandboxes.socket_channel import greet
 from orchestrator.sandboxes.uids import Uids
 from orchestrator.settings import Settings
 

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from orchestrator.api import connection
-from orchestrator.sandboxes.channel import Value
+from orchestrator.sandboxes.replies import Value
 from orchestrator.workers.connection import connections as worker_connections
 from orchestrator.workers.counts import Counts
 from tests.links import linked

@@ -9,22 +9,22 @@ import pytest
 from runner import frames
 
 from orchestrator.errors import SandboxLost
-from orchestrator.sandboxes import channel as channel_module
-from orchestrator.sandboxes.channel import (
+from orchestrator.sandboxes import calls as calls_module
+from orchestrator.sandboxes import socket_channel
+from orchestrator.sandboxes.channel import RunnerConfig
+from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.replies import (
     NotSerializable,
     Raised,
     RefusedCall,
     Reply,
-    RunnerConfig,
-    SocketChannel,
     TimedOut,
     Value,
     Violation,
-    Work,
     WorkerDied,
-    greet,
 )
-from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.socket_channel import SocketChannel, greet
+from orchestrator.sandboxes.work import Work
 from tests.security.fake_runner import CONFIG, PATIENCE_S, VALUE, Connection, FakeRunner, fake_runner, reply_of, session
 
 pytestmark = pytest.mark.anyio
@@ -203,7 +203,7 @@ async def test_a_cancelled_callers_call_ends_at_its_deadline(open_tmp_path: Path
 async def test_at_the_deadline_a_fresh_worker_makes_a_clean_timeout(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_RESTART_S", NEVER_S)  # so it is the worker that ends the call
+    monkeypatch.setattr(calls_module, "_RESTART_S", NEVER_S)  # so it is the worker that ends the call
     async with session(open_tmp_path) as (channel, runner, control, worker):
         began = time.monotonic()
         calling = start(channel, timeout_s=0.1)
@@ -221,8 +221,8 @@ async def test_at_the_deadline_a_fresh_worker_makes_a_clean_timeout(
 async def test_a_fresh_worker_that_is_late_costs_neither_the_reply_nor_the_session(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert channel_module._RESTART_S < SLACK_S
-    monkeypatch.setattr(channel_module, "_LATE_S", NEVER_S)
+    assert calls_module._RESTART_S < SLACK_S
+    monkeypatch.setattr(calls_module, "_LATE_S", NEVER_S)
     async with session(open_tmp_path) as (channel, runner, control, worker):
         running, waiting = start(channel, timeout_s=0.1), start(channel)
         await worker.receive()
@@ -235,7 +235,7 @@ async def test_a_fresh_worker_that_is_late_costs_neither_the_reply_nor_the_sessi
 async def test_no_fresh_worker_at_all_gives_the_sandbox_up(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_LATE_S", 0.1)
+    monkeypatch.setattr(calls_module, "_LATE_S", 0.1)
     async with session(open_tmp_path) as (channel, _, _, worker):
         running, waiting = start(channel, timeout_s=0.1), start(channel)
         await worker.receive()
@@ -258,7 +258,7 @@ async def test_a_body_that_is_never_read_ends_at_the_deadline(open_tmp_path: Pat
 
 
 async def test_an_end_reported_after_its_connection_ended(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_EXITED_S", NEVER_S)
+    monkeypatch.setattr(calls_module, "_EXITED_S", NEVER_S)
     async with session(open_tmp_path) as (channel, runner, control, worker):
         calling = start(channel)
         await worker.receive()
@@ -283,7 +283,7 @@ async def test_an_end_reported_while_a_child_keeps_its_connection_open(open_tmp_
 
 
 async def test_what_a_worker_said_before_it_died_counts(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_LAST_WORDS_S", NEVER_S)
+    monkeypatch.setattr(calls_module, "_LAST_WORDS_S", NEVER_S)
     async with session(open_tmp_path) as (channel, _, control, worker):
         calling = start(channel)
         call = await worker.receive()
@@ -295,7 +295,7 @@ async def test_what_a_worker_said_before_it_died_counts(open_tmp_path: Path, mon
 
 
 async def test_an_end_that_nobody_reports_is_made_sure_of(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_EXITED_S", 0.05)
+    monkeypatch.setattr(calls_module, "_EXITED_S", 0.05)
     async with session(open_tmp_path) as (channel, runner, control, worker):
         calling = start(channel)
         await worker.receive()
@@ -326,7 +326,7 @@ async def test_a_worker_that_lost_its_connection_may_come_again(open_tmp_path: P
 
 
 async def test_a_worker_that_never_comes_is_a_violation(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_WORKER_S", 0.05)
+    monkeypatch.setattr(calls_module, "_WORKER_S", 0.05)
     async with session(open_tmp_path) as (channel, _, control, worker):
         await control.send_frame(frames.EXITED, EXITED_9)
         await worker.closed_by_peer()
@@ -424,7 +424,7 @@ async def test_a_runner_is_taken_up_again_with_its_worker(open_tmp_path: Path, w
 async def test_a_worker_that_a_former_server_left_busy_is_replaced(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_ADOPTION_S", 0.05)
+    monkeypatch.setattr(socket_channel, "_ADOPTION_S", 0.05)
     async with fake_runner(open_tmp_path) as (first_link, runner):
         first_link.close()
         link = Link.reopen(open_tmp_path, "0" * 32)

@@ -9,12 +9,13 @@ import pytest
 from runner import frames
 
 from orchestrator.errors import SandboxLost
-from orchestrator.sandboxes import channel as channel_module
+from orchestrator.sandboxes import calls as calls_module
 from orchestrator.sandboxes import content
-from orchestrator.sandboxes.channel import Events, File, InForm, Run, SocketChannel, Typed, Value, Violation, Work
-from orchestrator.sandboxes.events import Event
+from orchestrator.sandboxes.events import Event, Events
 from orchestrator.sandboxes.incoming import Incoming
-from orchestrator.sandboxes.replies import NotSerializable
+from orchestrator.sandboxes.replies import InForm, NotSerializable, Typed, Value, Violation
+from orchestrator.sandboxes.socket_channel import SocketChannel
+from orchestrator.sandboxes.work import File, Run, Work
 from tests.security.fake_runner import PATIENCE_S, VALUE, reply_of, session
 
 pytestmark = pytest.mark.anyio
@@ -237,7 +238,7 @@ async def test_events_of_a_call_that_was_not_sent_are_told_by_the_sandbox_it_is_
 async def test_content_that_its_reader_is_slow_with_is_no_fault_of_the_runner(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_STALL_S", PATIENCE_S)
+    monkeypatch.setattr(calls_module, "_STALL_S", PATIENCE_S)
     async with session(open_tmp_path) as (channel, _, _, worker):
         calling = start(channel, asking("png"))
         call = await worker.receive()
@@ -249,9 +250,10 @@ async def test_content_that_its_reader_is_slow_with_is_no_fault_of_the_runner(
         assert isinstance(reply.content, Incoming)
         while not reply.content._paused:  # noqa: ASYNC110 (it tells nobody)
             await asyncio.sleep(0)
-        assert channel._running is not None
+        calls = channel._calls
+        assert calls.running is not None
         for _ in range(3):  # so much time has passed: three times the runner is looked at
-            channel._look_at_content(channel._running)
+            calls._look_at_content(calls.running)
         assert len(await whole(reply.content)) == 2_000_000
         await sending
         assert channel.alive()

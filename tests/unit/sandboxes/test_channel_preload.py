@@ -10,7 +10,8 @@ import pytest
 from runner import frames
 
 from orchestrator.errors import SandboxLost
-from orchestrator.sandboxes.channel import SocketChannel, Value, greet
+from orchestrator.sandboxes.replies import Value
+from orchestrator.sandboxes.socket_channel import SocketChannel, greet
 from tests.security.fake_runner import CONFIG, PATIENCE_S, VALUE, Connection, FakeRunner, fake_runner, reply_of
 
 pytestmark = pytest.mark.anyio

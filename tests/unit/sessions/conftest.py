@@ -11,7 +11,8 @@ from runner import frames
 from orchestrator.auth.keys import Principal
 from orchestrator.auth.tokens import Tokens
 from orchestrator.records import Environment, EnvironmentState, Resources, Session
-from orchestrator.sandboxes.channel import Reply, Value, Work
+from orchestrator.sandboxes.replies import Reply, Value
+from orchestrator.sandboxes.work import Work
 from orchestrator.sessions.manager import CallOutcome, Opened, SessionManager, SessionOptions
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore

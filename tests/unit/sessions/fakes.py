@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 
 from orchestrator.errors import EngineUnavailable, KodouError, NotFound, SandboxLost
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxSpec, SandboxStatus
-from orchestrator.sandboxes.channel import Events, Reply, Run, RunnerConfig, Value, Violation, Work
+from orchestrator.sandboxes.channel import RunnerConfig
+from orchestrator.sandboxes.events import Events
+from orchestrator.sandboxes.replies import Reply, Value, Violation
+from orchestrator.sandboxes.work import Run, Work
 
 
 class FakeChannel:

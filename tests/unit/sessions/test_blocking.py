@@ -12,7 +12,7 @@ from runner import frames
 from orchestrator.auth.keys import Credentials, Keys
 from orchestrator.auth.tokens import Tokens
 from orchestrator.errors import SessionExpired
-from orchestrator.sandboxes.channel import Work
+from orchestrator.sandboxes.work import Work
 from orchestrator.sessions.manager import SessionManager
 from orchestrator.sessions.stopping import stop_session
 from orchestrator.settings import Settings

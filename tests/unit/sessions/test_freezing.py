@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from orchestrator.errors import EngineUnavailable, SandboxLost, SessionNotFound
-from orchestrator.sandboxes.channel import Value
+from orchestrator.sandboxes.replies import Value
 from orchestrator.sessions import freezing
 from orchestrator.settings import Settings
 from orchestrator.telemetry import FROZEN_SANDBOXES

@@ -14,8 +14,8 @@ from orchestrator.errors import (
     StoreBusy,
 )
 from orchestrator.records import SessionState
-from orchestrator.sandboxes.channel import InForm, TimedOut, Value, Violation, WorkerDied
 from orchestrator.sandboxes.content import Whole, read
+from orchestrator.sandboxes.replies import InForm, TimedOut, Value, Violation, WorkerDied
 from orchestrator.sessions.machine import SandboxStopped
 from tests.unit.sessions.conftest import ALICE, BOB, ENVIRONMENT, OPTIONS, World, answered_by
 from tests.unit.sessions.fakes import engine_gone

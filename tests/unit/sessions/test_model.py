@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from orchestrator.auth.keys import Principal
 from orchestrator.errors import RateLimited, SessionExpired, SessionNotFound
-from orchestrator.sandboxes.channel import Reply, TimedOut, Value, Violation, WorkerDied
+from orchestrator.sandboxes.replies import Reply, TimedOut, Value, Violation, WorkerDied
 from orchestrator.sessions.stopping import stop_session
 from orchestrator.settings import Settings
 from tests.unit.sessions.conftest import ALICE, BOB, World

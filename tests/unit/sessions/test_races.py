@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.errors import SessionExpired, SessionNotFound
 from orchestrator.records import Session, SessionState
-from orchestrator.sandboxes.channel import Value, Violation
+from orchestrator.sandboxes.replies import Value, Violation
 from orchestrator.sessions.stopping import stop_session
 from orchestrator.store.memory import MemoryStore
 from tests.unit.sessions.conftest import ALICE, World, answered_by
