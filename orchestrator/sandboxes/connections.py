@@ -80,14 +80,14 @@ class Connections:
         """Send PRELOAD; the supervisor's answer may come from now on."""
         self._preloading = True
         if self._control is not None:
-            self._control.send(_header(frames.PRELOAD, wanted), wanted)
+            self._control.tell(frames.PRELOAD, wanted)
 
     def configure(self, config: bytes) -> None:
         """Send CONFIG; from now on a worker may come."""
         self._most = 2
         self._look_out()
         if self._control is not None:
-            self._control.send(_header(frames.CONFIG, config), config)
+            self._control.tell(frames.CONFIG, config)
 
     def restart(self) -> None:
         """Have everything in the sandbox but the supervisor killed; only a fresh worker is accepted then."""
@@ -97,7 +97,7 @@ class Connections:
         for peer in [peer for peer in self._peers if peer is not self._control]:
             peer.abort()
         if self._control is not None:
-            self._control.send(_header(frames.RESTART, b""))
+            self._control.tell(frames.RESTART)
 
     def drop_worker(self) -> None:
         """Close the worker's connection, so that nothing more is heard of it, and wait for a fresh worker."""
@@ -138,17 +138,10 @@ class Connections:
             return
         peer = Peer(self, self._loop)
         self._peers.add(peer)
-        adoption = self._loop.create_task(self._adopt(peer, sock))
+        adoption = self._loop.create_task(peer.adopt(sock))
         self._adoptions.add(adoption)
         adoption.add_done_callback(self._adoptions.discard)
         self._look_out()
-
-    async def _adopt(self, peer: Peer, sock: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: peer, sock)
-        except OSError as exc:  # it went away again
-            sock.close()
-            peer.connection_lost(exc)
 
     def _greeted(self, peer: Peer, body: bytes) -> None:
         hello = read_hello(body)
@@ -216,7 +209,3 @@ class Connections:
         self._events += 1
         if self._events > _MOST_EVENTS:
             self._owner.end("the runner connects or reports over and over")
-
-
-def _header(kind: int, body: bytes) -> bytes:
-    return frames.HEADER.pack(kind, b"\0\0\0", len(body), 0, 0)

@@ -86,20 +86,12 @@ class HostChannel:
 
     def _send(self, kind: int, members: Mapping[str, object]) -> None:
         if self._peer is not None:
-            body = msgspec.json.encode(members)
-            self._peer.send(frames.HEADER.pack(kind, b"\0\0\0", len(body), 0, 0), body)
+            self._peer.tell(kind, msgspec.json.encode(members))
 
     def _connected(self, sock: socket.socket) -> None:
         self._link.close()  # one connection for all its life: without it all sessions start anew
         self._peer = Peer(self, self._loop)
-        self._adoption = self._loop.create_task(self._adopt(self._peer, sock))
-
-    async def _adopt(self, peer: Peer, sock: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: peer, sock)
-        except OSError as exc:  # it went away again
-            sock.close()
-            peer.connection_lost(exc)
+        self._adoption = self._loop.create_task(self._peer.adopt(sock))
 
     # --- what a Peer tells its owner ---
 

@@ -1,6 +1,7 @@
 """One connection to a runner: bytes in, checked frames out. Knows frames and sizes, not calls."""
 
 import asyncio
+import socket
 from typing import Protocol, cast
 
 from runner.frames import HEADER
@@ -59,7 +60,19 @@ class Peer(asyncio.BufferedProtocol):
         self._buffer = bytearray()  # for them
         self._room: asyncio.Future[None] | None = None  # to write more
 
+    async def adopt(self, connection: socket.socket) -> None:
+        """Serve it. Where it went away again, `lost` and `closed` are told."""
+        try:
+            await self._loop.connect_accepted_socket(lambda: self, connection)
+        except OSError as exc:
+            connection.close()
+            self.connection_lost(exc)
+
     # --- out ---
+
+    def tell(self, kind: int, body: bytes = b"") -> None:
+        """Send a frame that is no call."""
+        self.send(HEADER.pack(kind, b"\0\0\0", len(body), 0, 0), body)
 
     def send(self, header: bytes, body: bytes = b"") -> None:
         """Send a frame; nothing waits. What the runner does not read is kept until `abort`."""
