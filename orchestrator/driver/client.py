@@ -26,6 +26,7 @@ from orchestrator.sandboxes.backend import (
     SandboxStatus,
 )
 from orchestrator.sandboxes.channel import RunnerChannel
+from orchestrator.sandboxes.labels import INSTANCE_LABEL, PACKAGES_LABEL, SESSION_LABEL
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.socket_channel import greet
 from orchestrator.telemetry import log
@@ -35,8 +36,6 @@ R = TypeVar("R", bound=Reply)
 HELLO_S = 10.0
 # For all verbs but those that may take as long as a build: over what the driver's own engine requests may take.
 ANSWER_S = 180.0
-_SESSION_LABEL = "io.kodou.session"
-_INSTANCE_LABEL = "io.kodou.instance"
 
 
 class Asking:
@@ -156,7 +155,7 @@ class DriverBackend:
         """Nothing is held."""
 
     def _handle(self, made: messages.Made) -> Sandbox:
-        given = {_SESSION_LABEL: made.labels.session, _INSTANCE_LABEL: made.labels.instance}
+        given = {SESSION_LABEL: made.labels.session, INSTANCE_LABEL: made.labels.instance}
         labels = {name: value for name, value in given.items() if value is not None}
         return Sandbox(made.id, self.name, made.environment_id, {}, labels)
 
@@ -193,12 +192,12 @@ class DriverImages:
 
 
 def _labels(labels: Mapping[str, str]) -> Labels:
-    return Labels(session=labels.get(_SESSION_LABEL), instance=labels.get(_INSTANCE_LABEL))
+    return Labels(session=labels.get(SESSION_LABEL), instance=labels.get(INSTANCE_LABEL))
 
 
 def _files(order: BuildOrder) -> tuple[messages.File, ...]:
     """An order's files and packages come in one order: that of the names."""
-    packages = [each.split("==") for each in order.labels.get("io.kodou.packages", "").split()]
+    packages = [each.split("==") for each in order.labels.get(PACKAGES_LABEL, "").split()]
     return tuple(
         messages.File(filename=path.name, sha256=path.parent.name, name=name, version=version)
         for path, (name, version) in zip(order.files, packages, strict=True)

@@ -24,12 +24,12 @@ from orchestrator.sandboxes.backend import (
     SandboxSpec,
     SandboxStatus,
 )
+from orchestrator.sandboxes.labels import SESSION_LABEL, image_labels
 from orchestrator.sandboxes.link import Link
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log
 from orchestrator.turns import Turns
 
-SESSION_LABEL = "io.kodou.session"
 # Of the server that asked. Not the label that a server's own sandboxes carry: there it is the driver's, on Docker.
 SERVER_LABEL = "io.kodou.server"
 _GROWTH = 2  # of a dependency's text when it is written in its canonical form, at most
@@ -120,7 +120,7 @@ class Service:
                 interpreter=interpreter,
                 files=paths,
                 from_source=lock.from_source,
-                labels=_image_labels(verb.environment_id, lock, interpreter),
+                labels=image_labels(verb.environment_id, interpreter, lock.packages),
                 timeout_s=self._build_time(verb.timeout_s),
                 log_tail_bytes=self._settings.build_log_tail_bytes,
                 hashes=[file.sha256 for file in verb.files],
@@ -280,17 +280,6 @@ def _described(interpreter: Interpreter) -> Interpreter:
 def _locked(file: messages.File) -> LockedFile:
     is_sdist = not file.filename.endswith(".whl")
     return LockedFile(file.name, file.version, file.filename, "", file.sha256, None, is_sdist)
-
-
-def _image_labels(id: str, lock: Lock, interpreter: Interpreter) -> dict[str, str]:
-    return {
-        "io.kodou.environment": id,
-        "io.kodou.language": interpreter.language,
-        "io.kodou.version": interpreter.version,
-        "io.kodou.interpreter": interpreter.digest,
-        "io.kodou.platform": interpreter.platform,
-        "io.kodou.packages": " ".join(f"{name}=={version}" for name, version in sorted(lock.packages.items())),
-    }
 
 
 def _remove_run_directories(settings: Settings, known: set[str]) -> None:

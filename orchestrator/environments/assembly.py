@@ -13,6 +13,7 @@ from orchestrator.environments.python import PythonBuilder
 from orchestrator.errors import BuildFailed, KodouError
 from orchestrator.records import Environment, EnvironmentState
 from orchestrator.sandboxes.backend import BuildOrder, Image, ImageStore, Interpreter
+from orchestrator.sandboxes.labels import image_labels
 from orchestrator.settings import Settings
 
 
@@ -96,14 +97,7 @@ class Assembly:
             interpreter=interpreter,
             files=self._python.files(lock),
             from_source=lock.from_source,
-            labels={
-                "io.kodou.environment": id,
-                "io.kodou.language": interpreter.language,
-                "io.kodou.version": interpreter.version,
-                "io.kodou.interpreter": interpreter.digest,
-                "io.kodou.platform": interpreter.platform,
-                "io.kodou.packages": " ".join(f"{name}=={version}" for name, version in sorted(lock.packages.items())),
-            },
+            labels=image_labels(id, interpreter, lock.packages),
             timeout_s=self._settings.build_timeout_s,
             log_tail_bytes=self._settings.build_log_tail_bytes,
             hashes=[file.sha256 for file in lock.files],

@@ -9,7 +9,7 @@ from orchestrator.environments.locks import EnvironmentLocks
 from orchestrator.records import Environment, EnvironmentState
 from orchestrator.sandboxes.backend import Image, SandboxBackend
 from orchestrator.sandboxes.instance import instance_id
-from orchestrator.sandboxes.labels import INSTANCE_LABEL, POOLED, SESSION_LABEL
+from orchestrator.sandboxes.labels import INSTANCE_LABEL, POOLED, SESSION_LABEL, VERSION_LABEL
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store
 from orchestrator.telemetry import IMAGE_BYTES, IMAGES
@@ -152,7 +152,7 @@ def _report(image: Image, environment: Environment | None, *, in_use: bool) -> I
         last_used_at=image.created_at if environment is None else max(environment.last_used_at, image.created_at),
         uses=0 if environment is None else environment.uses,
         in_use=in_use,
-        version=image.labels.get("io.kodou.version", "") if environment is None else environment.version,
+        version=image.labels.get(VERSION_LABEL, "") if environment is None else environment.version,
         packages={} if environment is None else environment.packages,
         labels=image.labels,
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.sandboxes.backend import BuildOrder, Image
+from orchestrator.sandboxes.labels import INTERPRETER_LABEL
 
 # Labels of images that others may start from.
-INTERPRETER = "io.kodou.interpreter"  # digest
 FILES = "io.kodou.files"  # SHA-256 of each package file that was installed
 COUNT = "io.kodou.count"  # files and directories on disk
 HEIGHT = "io.kodou.height"  # how many environments, this one too, are built one upon another
@@ -53,7 +53,7 @@ def sharing(order: BuildOrder, foundation: Foundation | None, *, count: int) -> 
         return {}
     height = 1 if foundation is None else foundation.height + 1
     return {
-        INTERPRETER: order.interpreter.digest,
+        INTERPRETER_LABEL: order.interpreter.digest,
         FILES: " ".join(order.hashes),
         COUNT: str(count),
         HEIGHT: str(height),
@@ -73,7 +73,7 @@ def _read(image: Image) -> Foundation | None:
 
 def _fits(foundation: Foundation, order: BuildOrder) -> bool:
     return (
-        foundation.image.labels.get(INTERPRETER) == order.interpreter.digest
+        foundation.image.labels.get(INTERPRETER_LABEL) == order.interpreter.digest
         and foundation.height < MAX_HEIGHT
         and foundation.files <= set(order.hashes)
         and foundation.image.environment_id != order.environment_id

@@ -20,10 +20,8 @@ from orchestrator.sandboxes.docker.gvisor import is_gvisor
 from orchestrator.sandboxes.docker.host import Host
 from orchestrator.sandboxes.docker.images import DockerImages
 from orchestrator.sandboxes.docker.options import (
-    ENVIRONMENT_ID,
     GIVEN,
     HOSTS,
-    INSTANCE,
     KIND,
     SANDBOX,
     SANDBOX_ID,
@@ -41,6 +39,7 @@ from orchestrator.sandboxes.docker.verbs import (
 )
 from orchestrator.sandboxes.egress import Egress
 from orchestrator.sandboxes.instance import instance_id
+from orchestrator.sandboxes.labels import ENVIRONMENT_LABEL, INSTANCE_LABEL
 from orchestrator.sandboxes.layout import RUNNER, RUNNER_COMMAND
 from orchestrator.sandboxes.link import Link, opened
 from orchestrator.sandboxes.seccomp import profile_json
@@ -198,7 +197,7 @@ class DockerBackend:
         await self._remove(sandbox.id, container)
 
     async def owned(self, labels: Mapping[str, str]) -> list[Sandbox]:
-        wanted = {KIND: SANDBOX, INSTANCE: self._instance, **labels}
+        wanted = {KIND: SANDBOX, INSTANCE_LABEL: self._instance, **labels}
         filters = {"label": [f"{name}={value}" for name, value in wanted.items()]}
         found = await self._engine.run(lambda client: client.containers(all=True, filters=filters))
         return [_sandbox(each["Id"], each["Labels"]) for each in found]
@@ -269,7 +268,7 @@ def _sandbox(container: str, labels: Mapping[str, str]) -> Sandbox:
     return Sandbox(
         id=labels[SANDBOX_ID],
         backend=DockerBackend.name,
-        environment_id=labels[ENVIRONMENT_ID],
+        environment_id=labels[ENVIRONMENT_LABEL],
         data={"container": container, "uid": labels[UID], **({UIDS: labels[UID_COUNT]} if UID_COUNT in labels else {})},
         labels={name: labels[name] for name in given},
     )

@@ -20,10 +20,7 @@ from orchestrator.sandboxes.docker.engine import Engine, EngineConflict
 from orchestrator.sandboxes.docker.gvisor import is_gvisor
 from orchestrator.sandboxes.docker.options import (
     BUILDER,
-    ENVIRONMENT_ID,
     ENVIRONMENT_IMAGE,
-    INSTANCE,
-    INTERPRETER_DIGEST,
     KIND,
     LAYER_BYTES,
     REPOSITORY,
@@ -33,6 +30,7 @@ from orchestrator.sandboxes.docker.runner_image import RunnerImage, ensure, remo
 from orchestrator.sandboxes.docker.verbs import commit_container, inspect_image, remove_container
 from orchestrator.sandboxes.foundation import Foundation, sharing
 from orchestrator.sandboxes.interpreters import described
+from orchestrator.sandboxes.labels import ENVIRONMENT_LABEL, INSTANCE_LABEL, INTERPRETER_LABEL
 from orchestrator.sandboxes.layout import BUILD, INDEX
 from orchestrator.sandboxes.seccomp import profile_json
 from orchestrator.sandboxes.workspace import Workspace, is_held, left_behind
@@ -94,17 +92,17 @@ class DockerImages:
         except NotFound:
             return None
         labels = found["Config"].get("Labels") or {}
-        if labels.get(KIND) != ENVIRONMENT_IMAGE or labels.get(ENVIRONMENT_ID) != environment_id:
+        if labels.get(KIND) != ENVIRONMENT_IMAGE or labels.get(ENVIRONMENT_LABEL) != environment_id:
             return None  # somebody else's image under a name of ours
         return _image(environment_id, labels, found["Size"], _moment(found["Created"]))
 
     async def list(self) -> builtins.list[Image]:
         # Only what this server built: it cannot know what another one on the same engine still counts on.
-        wanted = {"label": [f"{KIND}={ENVIRONMENT_IMAGE}", f"{INSTANCE}={self._instance}"]}
+        wanted = {"label": [f"{KIND}={ENVIRONMENT_IMAGE}", f"{INSTANCE_LABEL}={self._instance}"]}
         images = []
         for each in await self._engine.run(lambda client: client.images(filters=wanted)):
             labels = each.get("Labels") or {}
-            environment_id = labels.get(ENVIRONMENT_ID)
+            environment_id = labels.get(ENVIRONMENT_LABEL)
             if environment_id is not None and f"{REPOSITORY}:{environment_id}" in (each.get("RepoTags") or ()):
                 created_at = datetime.fromtimestamp(each["Created"], UTC)
                 images.append(_image(environment_id, labels, each["Size"], created_at))
@@ -191,9 +189,9 @@ class DockerImages:
         labels = {
             **order.labels,
             KIND: ENVIRONMENT_IMAGE,
-            INSTANCE: self._instance,
-            ENVIRONMENT_ID: order.environment_id,
-            INTERPRETER_DIGEST: order.interpreter.digest,
+            INSTANCE_LABEL: self._instance,
+            ENVIRONMENT_LABEL: order.environment_id,
+            INTERPRETER_LABEL: order.interpreter.digest,
             LAYER_BYTES: str(usage.bytes + below.bytes),
             **sharing(order, foundation, count=usage.files + below.files),
         }
@@ -219,7 +217,7 @@ class DockerImages:
     async def _remove_left_behind(self) -> None:
         """Builder sandboxes and workspaces of this server that no process works with any more."""
         builds_dir = self._settings.builds_dir
-        wanted = {"label": [f"{KIND}={BUILDER}", f"{INSTANCE}={self._instance}"]}
+        wanted = {"label": [f"{KIND}={BUILDER}", f"{INSTANCE_LABEL}={self._instance}"]}
         for each in await self._engine.run(lambda client: client.containers(all=True, filters=wanted)):
             name = (each["Names"] or [""])[0].removeprefix("/")
             if not await asyncio.to_thread(is_held, builds_dir, name.removeprefix(CONTAINER_PREFIX)):

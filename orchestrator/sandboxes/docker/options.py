@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.sandboxes.backend import SandboxSpec
 from orchestrator.sandboxes.docker.gvisor import host_pids, is_gvisor
+from orchestrator.sandboxes.labels import ENVIRONMENT_LABEL, INSTANCE_LABEL
 from orchestrator.sandboxes.layout import BUILDER_COMMAND, LINK, RUNNER_COMMAND, SHARED_COMMAND, TMP, VARIABLES
 from orchestrator.sandboxes.slots import block
 
@@ -14,15 +15,12 @@ BUILD_UID = 10_001  # owns ENV in runner images; see Dockerfile.runner
 # Labels. An object inherits those of the image it was made from, so each kind of object says its own kind.
 KIND = "io.kodou.kind"  # one of the four below
 SANDBOX, BUILDER, RUNNER_IMAGE, ENVIRONMENT_IMAGE = "sandbox", "builder", "runner", "environment"
-INSTANCE = "io.kodou.instance"  # whose it is: servers with other data directories leave it alone
 SANDBOX_ID = "io.kodou.sandbox"
-ENVIRONMENT_ID = "io.kodou.environment"
 UID = "io.kodou.uid"
 UID_COUNT = "io.kodou.uids"  # of a shared sandbox only
 GIVEN = "io.kodou.given"  # names of the labels that `start` was given
 UNSET = "io.kodou.unset"  # names of the variables that the base image sets, comma separated
 
-INTERPRETER_DIGEST = "io.kodou.interpreter"
 LAYER_BYTES = "io.kodou.bytes"  # what an environment adds to its runner image, with all that it is built upon
 REPOSITORY = "kodou/env"  # of environment images; their tag is the environment's id
 
@@ -85,9 +83,9 @@ def sandbox_body(
             **labels,
             **shared,
             KIND: SANDBOX,
-            INSTANCE: instance,
+            INSTANCE_LABEL: instance,
             SANDBOX_ID: sandbox_id,
-            ENVIRONMENT_ID: environment_id,
+            ENVIRONMENT_LABEL: environment_id,
             UID: str(uid),
             GIVEN: ",".join(sorted(labels)),
         },
@@ -128,7 +126,7 @@ def builder_body(
         **_contained(image_ref, ("python3", *BUILDER_COMMAND, *arguments), BUILD_UID, host, ()),
         "AttachStdout": True,
         "AttachStderr": True,
-        "Labels": {KIND: BUILDER, INSTANCE: instance},
+        "Labels": {KIND: BUILDER, INSTANCE_LABEL: instance},
     }
 
 

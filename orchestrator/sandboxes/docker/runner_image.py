@@ -15,8 +15,9 @@ from docker.errors import BuildError, ImageNotFound
 from docker.utils import parse_repository_tag
 
 from orchestrator.sandboxes import library
-from orchestrator.sandboxes.docker.options import INSTANCE, KIND, RUNNER_IMAGE, UNSET
+from orchestrator.sandboxes.docker.options import KIND, RUNNER_IMAGE, UNSET
 from orchestrator.sandboxes.docker.verbs import gone_is_success, inspect_image
+from orchestrator.sandboxes.labels import INSTANCE_LABEL
 from orchestrator.sandboxes.layout import VARIABLES
 
 REPOSITORY = "kodou/runner"
@@ -59,7 +60,7 @@ def ensure(client: APIClient, base: str, packages: tuple[str, ...], *, instance:
         buildargs={"BASE": base, "PACKAGES": " ".join(packages)},
         labels={
             KIND: RUNNER_IMAGE,
-            INSTANCE: instance,
+            INSTANCE_LABEL: instance,
             BASE: base,
             DIGEST: digest,
             UNSET: ",".join(name for name in inherited if name not in VARIABLES),
@@ -77,7 +78,7 @@ def ensure(client: APIClient, base: str, packages: tuple[str, ...], *, instance:
 
 def remove_superseded(client: APIClient, base: str, current: RunnerImage, *, instance: str) -> None:
     """Remove the names of this server's earlier runner images of a base; what was built on them stays. Blocks."""
-    wanted = {"label": [f"{KIND}={RUNNER_IMAGE}", f"{INSTANCE}={instance}", f"{BASE}={base}"]}
+    wanted = {"label": [f"{KIND}={RUNNER_IMAGE}", f"{INSTANCE_LABEL}={instance}", f"{BASE}={base}"]}
     for image in client.images(REPOSITORY, filters=wanted):
         for ref in image["RepoTags"] or ():
             if ref != current.ref:
