@@ -32,9 +32,9 @@ from orchestrator.composition.tags import FILES, tagged
 from orchestrator.errors import Forbidden, InvalidRequest, KodouError
 from orchestrator.sandboxes.events import Events
 from orchestrator.sandboxes.work import File, Work
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.live import LiveSession
 from orchestrator.sessions.manager import LAST_WORK_S, CallOutcome
-from orchestrator.sessions.sandboxes import Background
 from orchestrator.settings import Settings
 
 PATH = "/kompose"

@@ -8,8 +8,8 @@ from orchestrator.auth.limits import Gate
 from orchestrator.errors import KodouError, SandboxLost
 from orchestrator.records import Environment, Session
 from orchestrator.sandboxes.backend import Image, ImageStore
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.manager import SessionManager, SessionOptions
-from orchestrator.sessions.sandboxes import Background
 from orchestrator.store.base import Store
 from orchestrator.telemetry import log
 

@@ -13,9 +13,10 @@ from orchestrator.errors import EngineUnavailable, KodouError, SandboxLost
 from orchestrator.records import SessionState
 from orchestrator.sandboxes.backend import Sandbox
 from orchestrator.sandboxes.channel import RunnerChannel
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import Frozen, LiveSession, Registry
-from orchestrator.sessions.sandboxes import Background, Sandboxes
+from orchestrator.sessions.sandboxes import Sandboxes
 from orchestrator.sessions.shared import is_slot
 from orchestrator.settings import Settings
 from orchestrator.telemetry import FROZEN_SANDBOXES, log

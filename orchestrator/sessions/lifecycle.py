@@ -11,10 +11,11 @@ from orchestrator.sandboxes import backend
 from orchestrator.sandboxes.backend import Image
 from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sessions import machine
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.live import ENDED, LiveSession, Registry, ended
 from orchestrator.sessions.machine import CloseAsked, Effect, SandboxStarted, SandboxStopped
 from orchestrator.sessions.pool import Warm
-from orchestrator.sessions.sandboxes import Background, Sandboxes, handle, kept
+from orchestrator.sessions.sandboxes import Sandboxes, handle, kept
 from orchestrator.store.base import Store
 from orchestrator.telemetry import log
 

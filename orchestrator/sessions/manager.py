@@ -18,12 +18,13 @@ from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sandboxes.replies import InForm, Reply, Typed, Violation
 from orchestrator.sandboxes.work import Work
 from orchestrator.sessions import recovery
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.freezing import Freezer
 from orchestrator.sessions.lifecycle import Lifecycle
 from orchestrator.sessions.live import CLOSED_BY_OWNER, ENDED, UNCLOSED, LiveSession, Registry, ended
 from orchestrator.sessions.machine import CallBegan, CallEnded
 from orchestrator.sessions.reaper import Reaper
-from orchestrator.sessions.sandboxes import Background, Sandboxes, kept
+from orchestrator.sessions.sandboxes import Sandboxes, kept
 from orchestrator.sessions.watch import StoreWatch
 from orchestrator.settings import Settings
 from orchestrator.store.base import Store

@@ -13,6 +13,7 @@ from orchestrator.records import Resources, Session, SessionState
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxBackend, SandboxSpec
 from orchestrator.sandboxes.channel import RunnerChannel, RunnerConfig
 from orchestrator.sandboxes.labels import INSTANCE_LABEL, POOLED, SESSION_LABEL
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.pool import Kind, Pool, Warm
 from orchestrator.sessions.shared import SHARED, SharedSandboxes, is_slot
 from orchestrator.settings import Settings
@@ -23,30 +24,6 @@ T = TypeVar("T")
 
 _OWNER_DIGITS = 16
 LEAST_CONNECT_S = 1.0  # for the runner to answer, when the engine took all the time there was
-
-
-class Background:
-    """Tasks that nobody awaits now, kept from the garbage collector and awaited in the end."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    async def finished(self, timeout_s: float) -> None:
-        """Wait for all of them, those that come meanwhile too."""
-        deadline = time.monotonic() + timeout_s
-        while self._tasks and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait(set(self._tasks), timeout=left)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("work on a session failed", error=repr(error))
 
 
 class Sandboxes:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 from orchestrator.errors import EngineUnavailable, SandboxLost
 from orchestrator.records import Resources, Session
@@ -24,11 +23,9 @@ from orchestrator.sandboxes.greeting import await_greeting
 from orchestrator.sandboxes.host_channel import HostChannel
 from orchestrator.sandboxes.slots import SharingBackend, enlarged, slot_uid
 from orchestrator.sandboxes.socket_channel import greet
+from orchestrator.sessions.background import Background
 from orchestrator.settings import Settings
 from orchestrator.telemetry import SHARED_SANDBOXES, log
-
-if TYPE_CHECKING:
-    from orchestrator.sessions.sandboxes import Background
 
 # In place of a session's id, in the label of a shared sandbox.
 SHARED = "1" * 32
@@ -90,7 +87,7 @@ class SharedSandboxes:
     """One for a server; belongs to its event loop."""
 
     def __init__(
-        self, settings: Settings, backend: SandboxBackend, labels: Mapping[str, str], background: "Background"
+        self, settings: Settings, backend: SandboxBackend, labels: Mapping[str, str], background: Background
     ) -> None:
         """`labels`: of shared sandboxes. Raises `EngineUnavailable`: this backend has none."""
         if not isinstance(backend, SharingBackend):

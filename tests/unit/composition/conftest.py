@@ -26,8 +26,8 @@ from orchestrator.records import Environment, EnvironmentState, Resources, Sessi
 from orchestrator.sandboxes.content import Whole
 from orchestrator.sandboxes.replies import Reply, Typed, read_file_head, read_in_form, read_reply
 from orchestrator.sandboxes.work import File, Work
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.manager import CallOutcome, Opened, SessionOptions
-from orchestrator.sessions.sandboxes import Background
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore
 

@@ -15,7 +15,7 @@ from orchestrator.records import Resources, Session, SessionState
 from orchestrator.sandboxes.backend import Image, Sandbox, SandboxSpec
 from orchestrator.sandboxes.channel import RunnerChannel
 from orchestrator.sandboxes.link import Link
-from orchestrator.sessions.sandboxes import Background
+from orchestrator.sessions.background import Background
 from orchestrator.sessions.shared import SharedSandboxes, _Group, _Host, _Key
 from orchestrator.settings import Settings
 from tests.security.fake_runner import PATIENCE_S, Connection, FakeRunner
