@@ -21,9 +21,9 @@ from orchestrator.app import Parts, create_app
 from orchestrator.auth.keys import Keys
 from orchestrator.auth.limits import Limits
 from orchestrator.auth.tokens import Tokens
+from orchestrator.driver.selection import select_backend
 from orchestrator.environments.builds import Environments
 from orchestrator.preparation import Preparation
-from orchestrator.sandboxes.selection import select_backend
 from orchestrator.sessions.manager import SessionManager
 from orchestrator.settings import Settings
 from orchestrator.store.sql import open_store

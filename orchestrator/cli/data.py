@@ -59,7 +59,7 @@ async def opened_keys(settings: "Settings") -> AsyncIterator["Keys"]:
 
 @asynccontextmanager
 async def opened_backend(settings: "Settings") -> AsyncIterator["SandboxBackend"]:
-    from orchestrator.sandboxes.selection import select_backend
+    from orchestrator.driver.selection import select_backend
 
     backend = await select_backend(settings)
     try:

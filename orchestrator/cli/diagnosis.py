@@ -13,9 +13,9 @@ import httpx
 from orchestrator.cli.data import opened_backend
 from orchestrator.cli.options import SettingsRefused, open_data_dir
 from orchestrator.driver.apart import apart
-from orchestrator.environments.index import Index
-from orchestrator.environments.uv import ca_bundle
 from orchestrator.errors import KodouError
+from orchestrator.packages.index import Index
+from orchestrator.packages.uv import ca_bundle
 from orchestrator.sandboxes.backend import SandboxBackend
 from orchestrator.sandboxes.bubblewrap.backend import promises as bubblewrap_promises
 from orchestrator.sandboxes.docker.host import docker_promises

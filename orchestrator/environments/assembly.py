@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from orchestrator.environments.build import Build, Built
 from orchestrator.environments.catalog import Catalog
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import Lock, environment_id
 from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.locks import EnvironmentLocks
 from orchestrator.environments.python import PythonBuilder
 from orchestrator.errors import BuildFailed, KodouError
+from orchestrator.packages.index import Index
 from orchestrator.records import Environment, EnvironmentState
 from orchestrator.sandboxes.backend import BuildOrder, Image, ImageStore, Interpreter
 from orchestrator.sandboxes.labels import image_labels

@@ -22,8 +22,8 @@ from packaging.utils import (
 )
 from packaging.version import InvalidVersion, Version
 
-from orchestrator.environments.index import Index
 from orchestrator.errors import DependencyUnresolvable
+from orchestrator.packages.index import Index
 from orchestrator.sandboxes.backend import Interpreter
 
 MAX_LOCK_BYTES = 4 * 1024 * 1024

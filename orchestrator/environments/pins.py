@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from packaging.pylock import PylockValidationError
 
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import LockedFile, UnfitLock, checked, sources_of, unusable
 from orchestrator.errors import DependencyUnresolvable
+from orchestrator.packages.index import Index
 
 _HEAD = 'lock-version = "1.0"\ncreated-by = "kodou"\n'
 

@@ -5,13 +5,13 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
-from orchestrator.environments.explain import explanation, needs_source_build, resolve_failure
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import EMPTY_LOCK, Lock, LockedFile
 from orchestrator.environments.pins import narrowed, pin
-from orchestrator.environments.uv import UvResult, run_uv
 from orchestrator.environments.wheels import WheelStore
 from orchestrator.errors import Defect, DependencyUnresolvable, KodouError
+from orchestrator.packages.explain import explanation, needs_source_build, resolve_failure
+from orchestrator.packages.index import Index
+from orchestrator.packages.uv import UvResult, run_uv
 from orchestrator.sandboxes.backend import BuildEvent, ImageStore, Interpreter
 from orchestrator.settings import Settings
 from orchestrator.telemetry import log

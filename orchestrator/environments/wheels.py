@@ -14,10 +14,10 @@ from weakref import WeakValueDictionary
 
 import httpx
 
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import LockedFile
-from orchestrator.environments.uv import ca_bundle
 from orchestrator.errors import BuildFailed, DependencyUnresolvable, IndexUnavailable, StoreBusy
+from orchestrator.packages.index import Index
+from orchestrator.packages.uv import ca_bundle
 from orchestrator.sandboxes.backend import BuildEvent
 from orchestrator.settings import Settings
 from orchestrator.unforeseen import FULL

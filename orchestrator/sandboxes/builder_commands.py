@@ -12,14 +12,14 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.environments.explain import resolve_failure, tail
-from orchestrator.environments.index import Index
-from orchestrator.environments.index_proxy import IndexProxy
-from orchestrator.environments.uv import ca_bundle, shared_uv
 from orchestrator.errors import BuildFailed, Defect, KodouError, NotFound, StoreBusy
+from orchestrator.packages.explain import resolve_failure, tail
+from orchestrator.packages.index import Index
+from orchestrator.packages.uv import ca_bundle, shared_uv
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image
 from orchestrator.sandboxes.build_log import BuildLog
 from orchestrator.sandboxes.foundation import Foundation, found, missing
+from orchestrator.sandboxes.index_proxy import IndexProxy
 from orchestrator.sandboxes.layout import BUILD, ENV, INDEX
 from orchestrator.sandboxes.workspace import Workspace
 from orchestrator.settings import Settings

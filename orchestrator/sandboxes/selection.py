@@ -1,10 +1,8 @@
-"""Which backend runs: a driver's, or the one that settings name, or the best that this machine can hold."""
+"""Which backend a process holds: the one that settings name, or the best that this machine can hold."""
 
 import asyncio
 
-from orchestrator.driver.client import DriverBackend
 from orchestrator.errors import EngineUnavailable, KodouError
-from orchestrator.sandboxes.backend import SandboxBackend
 from orchestrator.sandboxes.bubblewrap.backend import BubblewrapBackend
 from orchestrator.sandboxes.bubblewrap.backend import check as check_bubblewrap
 from orchestrator.sandboxes.bubblewrap.backend import promises as bubblewrap_promises
@@ -19,22 +17,8 @@ Engine = DockerBackend | BubblewrapBackend | ProcessBackend
 PING_S = 5.0
 
 
-async def select_backend(settings: Settings) -> SandboxBackend:
-    """The backend of this server: the one that a driver holds, if settings name its socket, else one of its own.
-
-    Raises: EngineUnavailable: what is named does not work; says what to do.
-    """
-    if settings.driver_socket is None:
-        return await select_engine(settings)
-    backend = await DriverBackend.reached(settings.driver_socket)
-    if settings.backend not in ("auto", backend.name):
-        msg = f"the driver holds the {backend.name} backend, not {settings.backend}"
-        raise EngineUnavailable(msg)
-    return backend
-
-
 async def select_engine(settings: Settings) -> Engine:
-    """The backend that this process holds itself. `auto`: docker if an engine answers, else bubblewrap if it works here.
+    """`auto`: docker if an engine answers, else bubblewrap if it works here.
 
     Raises: EngineUnavailable: the one that is named does not work or cannot hold what `required_promises` names, or with
             `auto` none; says what to do.

@@ -8,8 +8,8 @@ import json
 import sys
 
 from orchestrator import telemetry
+from orchestrator.driver.selection import select_backend
 from orchestrator.environments.builds import Environments
-from orchestrator.sandboxes.selection import select_backend
 from orchestrator.settings import Settings
 from orchestrator.store.sql import open_store
 

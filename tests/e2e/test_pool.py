@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.driver.selection import select_backend
 from orchestrator.sandboxes.backend import Sandbox
 from orchestrator.sandboxes.labels import POOLED, SESSION_LABEL
-from orchestrator.sandboxes.selection import select_backend
 from orchestrator.settings import Settings
 from tests.made_index import MadeIndex, made_index
 from tests.made_packages import wheel

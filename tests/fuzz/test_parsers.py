@@ -17,10 +17,10 @@ from orchestrator.api.hosts import checker
 from orchestrator.api.problems import MalformedRequest, MisdirectedRequest, NotAcceptable
 from orchestrator.auth.tokens import Tokens
 from orchestrator.egress import heads
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import Lock
 from orchestrator.environments.requirements import canonical
 from orchestrator.errors import Defect, DependencyUnresolvable, InvalidRequest, SessionNotFound, Unauthorized
+from orchestrator.packages.index import Index
 from orchestrator.records import Key
 from orchestrator.sandboxes.interpreters import described
 from orchestrator.settings import Settings

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from docker.utils import kwargs_from_env
 
+from orchestrator.driver.selection import select_backend
 from orchestrator.errors import EngineUnavailable, NotFound, SandboxLost
 from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.docker.options import sandbox_body
 from orchestrator.sandboxes.instance import instance_id
 from orchestrator.sandboxes.seccomp import profile_json
-from orchestrator.sandboxes.selection import select_backend
 from orchestrator.settings import Settings
 from tests.docker_fixtures import DockerBase, docker_settings
 from tests.sandbox_calls import SPEC, connected, running

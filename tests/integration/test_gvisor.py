@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.driver.selection import select_backend
 from orchestrator.errors import EngineUnavailable, SandboxLost
 from orchestrator.sandboxes.backend import Sandbox, SandboxSpec
 from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.docker.host import docker_promises
 from orchestrator.sandboxes.replies import TimedOut, Violation, WorkerDied
-from orchestrator.sandboxes.selection import select_backend
 from orchestrator.settings import BackendName, Settings
 from tests.contract.conftest import BackendCase, run_labels
 from tests.contract.test_backend import (

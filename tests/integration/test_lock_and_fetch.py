@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from orchestrator.environments.builds import Environments
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import Lock, environment_id
 from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.python import PythonBuilder
-from orchestrator.environments.uv import ca_bundle
 from orchestrator.environments.wheels import WheelStore
 from orchestrator.errors import BuildFailed, DependencyUnresolvable, IndexUnavailable
+from orchestrator.packages.index import Index
+from orchestrator.packages.uv import ca_bundle
 from orchestrator.sandboxes.backend import BuildEvent
 from orchestrator.settings import Settings
 from orchestrator.store.memory import MemoryStore

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from orchestrator.environments.uv import ca_bundle
+from orchestrator.packages.uv import ca_bundle
 from orchestrator.settings import Settings
 from tests.conftest import engine_required
 from tests.own_addresses import own_addresses

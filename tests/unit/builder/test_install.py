@@ -10,7 +10,7 @@ from pathlib import Path
 import builder
 import pytest
 
-from orchestrator.environments.uv import uv_binary
+from orchestrator.packages.uv import uv_binary
 
 BOOT = Path(builder.__file__).parent / "boot.py"
 

@@ -48,5 +48,5 @@ def kodou(capsys: pytest.CaptureFixture[str]) -> Kodou:
 def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Stands for whatever backend a command selects."""
     made = Backend()
-    monkeypatch.setattr("orchestrator.sandboxes.selection.select_backend", made.select)
+    monkeypatch.setattr("orchestrator.driver.selection.select_backend", made.select)
     return made

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from orchestrator.environments.uv import UvResult
+from orchestrator.packages.uv import UvResult
 from orchestrator.sandboxes.backend import BuildEvent, BuildOrder, Image, Interpreter
 from orchestrator.settings import Settings
 

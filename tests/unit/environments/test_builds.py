@@ -10,11 +10,9 @@ import pytest
 
 from orchestrator.environments import python
 from orchestrator.environments.builds import Build, Built, Environments
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import Lock
 from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.locks import EnvironmentLocks
-from orchestrator.environments.uv import UvResult
 from orchestrator.errors import (
     BuildFailed,
     Defect,
@@ -27,6 +25,8 @@ from orchestrator.errors import (
     ShuttingDown,
     UnknownVersion,
 )
+from orchestrator.packages.index import Index
+from orchestrator.packages.uv import UvResult
 from orchestrator.records import Alias, Environment, EnvironmentState
 from orchestrator.sandboxes.backend import BuildEvent, Image
 from orchestrator.settings import Settings

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import EMPTY_LOCK, Lock, compatible, environment_id
 from orchestrator.errors import DependencyUnresolvable
+from orchestrator.packages.index import Index
 from tests.unit.environments.fakes import interpreter, lock_text, settings_in
 
 HERE = interpreter("3.12.4")

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import EMPTY_LOCK, Lock, LockedFile, environment_id, id_of
 from orchestrator.environments.lock_document import LockDocument
 from orchestrator.environments.pins import pin
 from orchestrator.errors import InvalidRequest
+from orchestrator.packages.index import Index
 from tests.unit.environments.fakes import interpreter, lock_text, settings_in
 
 HERE = interpreter("3.12.4", digest="d" * 64)

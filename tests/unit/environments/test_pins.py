@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environments.index import Index
 from orchestrator.environments.lock import Lock
 from orchestrator.environments.pins import narrowed, pin
 from orchestrator.errors import DependencyUnresolvable
+from orchestrator.packages.index import Index
 from tests.unit.environments.fakes import interpreter, lock_text, settings_in
 
 HERE = interpreter("3.12.4")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environments import uv
-from orchestrator.environments.uv import ca_bundle, run_uv, shared_uv, uv_binary
+from orchestrator.packages import uv
+from orchestrator.packages.uv import ca_bundle, run_uv, shared_uv, uv_binary
 from tests.unit.environments.fakes import settings_in
 
 

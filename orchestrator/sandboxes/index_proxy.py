@@ -8,7 +8,7 @@ from orchestrator.egress.heads import Rejected, Request
 from orchestrator.egress.proxy import BACKLOG, Limits, Proxy
 from orchestrator.egress.relay import Streams
 from orchestrator.egress.upstream import Upstream, connected
-from orchestrator.environments.index import Index
+from orchestrator.packages.index import Index
 from orchestrator.sandboxes.link import SOCKET_NAME, listen
 from orchestrator.settings import Settings
 

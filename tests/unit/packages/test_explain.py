@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environments.explain import explanation, needs_source_build, resolve_failure, tail
 from orchestrator.errors import BuildFailed, Defect, DependencyUnresolvable, IndexUnavailable, KodouError
+from orchestrator.packages.explain import explanation, needs_source_build, resolve_failure, tail
 from tests.unit.environments.fakes import settings_in
 
 SETTINGS = settings_in(Path("/nowhere"), build_log_tail_bytes=1000)

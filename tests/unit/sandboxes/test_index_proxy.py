@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.egress.proxy import Limits
-from orchestrator.environments.index_proxy import IndexProxy
+from orchestrator.sandboxes.index_proxy import IndexProxy
 from tests.unit.environments.fakes import Upstream, content, settings_in
 
 pytestmark = pytest.mark.anyio

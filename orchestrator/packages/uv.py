@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import uv
 
-from orchestrator.environments.index import Index
+from orchestrator.packages.index import Index
 from orchestrator.settings import Settings
 
 # What PyPI itself says in its headers; many mirrors say nothing, and then every resolution fetches whole pages anew.

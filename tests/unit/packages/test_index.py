@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environments.index import Index
+from orchestrator.packages.index import Index
 from tests.unit.environments.fakes import settings_in
 
 
