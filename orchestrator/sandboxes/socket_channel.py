@@ -85,11 +85,16 @@ class SocketChannel:
         if self._ended is not None:
             return call.run(Violation(self._ended, sent=False))
         calls = self._calls
-        if calls.running is None:
-            calls.begin(call)
-            reply = await call.reply
-        else:
-            reply = await calls.turn(call)
+        try:
+            if calls.running is None:
+                calls.begin(call)
+                reply = await call.reply
+            else:
+                reply = await calls.turn(call)
+        except asyncio.CancelledError:
+            if call.content is not None:  # its reply came in the same moment: nobody else would read it to its end
+                call.content.drop()
+            raise
         return call.run(await self._read(reply) if isinstance(reply, Unread) else reply)
 
     async def _read(self, reply: Unread) -> Reply:

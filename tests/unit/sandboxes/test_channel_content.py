@@ -163,6 +163,28 @@ async def test_content_that_nobody_wants_is_dropped_and_the_session_goes_on(open
         assert await following == Value(VALUE)
 
 
+async def test_a_caller_that_leaves_in_the_moment_of_the_reply_leaves_no_content_unread(open_tmp_path: Path) -> None:
+    class Leaving(Events):
+        """Ended between the reply and the moment when its caller sees it."""
+
+        def end(self) -> None:
+            calling.cancel()
+            super().end()
+
+    async with session(open_tmp_path) as (channel, _, _, worker):
+        calling = start(channel, asking("png"), Leaving())
+        call = await worker.receive()
+        sending = asyncio.create_task(
+            worker.send_frame(frames.CONTENT, PNG, call_id=call.call_id, extra=b"x" * 2_000_000)
+        )
+        await asyncio.wait([calling])
+        assert calling.cancelled()
+        await asyncio.wait_for(sending, PATIENCE_S)
+        following = asyncio.create_task(reply_of(channel, b"{}"))
+        await worker.send_frame(frames.VALUE, VALUE, call_id=(await worker.receive()).call_id)
+        assert await following == Value(VALUE)
+
+
 async def test_a_worker_that_ends_in_the_middle_of_content_fails_its_reader_only(open_tmp_path: Path) -> None:
     async with session(open_tmp_path) as (channel, runner, control, worker):
         calling = start(channel, asking("png"))
