@@ -176,12 +176,13 @@ class SharedSandboxes:
         for key, group in self._groups.items():
             if key.environment_id == environment_id:
                 for host in [each for each in group.hosts if not each.slots]:
+                    self._forget(host)  # before it is stopped: nobody is to come into it meanwhile
                     self._background.spawn(self._stop(host))
 
     async def aclose(self) -> None:
         """Stop all: the next server does not take them up."""
         self._closed = True
-        for group in self._groups.values():
+        for group in list(self._groups.values()):  # who asks meanwhile makes one, and is refused
             if group.starting is not None:
                 await asyncio.wait({group.starting})
         hosts = [host for group in self._groups.values() for host in group.hosts]
@@ -288,12 +289,16 @@ class SharedSandboxes:
         return empty[0][1] if len(empty) > self._settings.pool_sandboxes else None
 
     async def _stop(self, host: _Host) -> None:
+        self._forget(host)
+        await host.channel.aclose()
+        await self._backend.stop(host.sandbox)
+
+    def _forget(self, host: _Host) -> None:
+        """Let no more sessions come into it."""
         for group in self._groups.values():
             if host in group.hosts:
                 group.hosts.remove(host)
         self._measure()
-        await host.channel.aclose()
-        await self._backend.stop(host.sandbox)
 
     def _host(self, sandbox_id: str) -> _Host | None:
         hosts = (host for group in self._groups.values() for host in group.hosts)

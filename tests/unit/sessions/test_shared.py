@@ -100,7 +100,8 @@ class World:
             "5" * 32, owner, "k" * 32, "py", resources, "none", {}, 60, SessionState.STARTING, "", NOW, NOW, NOW,
             NOW + timedelta(days=1),
         )  # fmt: skip
-        slot, channel = await asyncio.wait_for(self.shared.open(IMAGE, session, ("tiny",)), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            slot, channel = await self.shared.open(IMAGE, session, ("tiny",))
         self._open.append(channel)
         return slot
 
@@ -237,3 +238,26 @@ async def test_an_environment_that_was_replaced_keeps_no_empty_sandbox(world: Wo
     world.shared.drain("py")
     await world.background.finished(PATIENCE_S)
     assert world.running() == []
+
+
+async def test_nobody_comes_into_one_that_is_being_let_go_of(world: World) -> None:
+    await world.shared.close(await world.open())
+    (first,) = world.running()
+    world.shared.drain("py")
+    await world.open()  # at once: it has not been stopped yet
+    await world.background.finished(PATIENCE_S)
+    assert first not in world.running()
+    assert world.backend.starts == 2
+
+
+async def test_who_comes_while_all_are_being_stopped_is_refused(world: World) -> None:
+    world.backend.start_gate = asyncio.Event()
+    first = asyncio.create_task(world.open())
+    await world.backend.start_entered.wait()
+    stopping = asyncio.create_task(world.shared.aclose())
+    await asyncio.sleep(0)  # it waits for what is just starting
+    with pytest.raises(SandboxLost, match="shutting down"):
+        await world.open("bob")
+    world.backend.start_gate.set()
+    await asyncio.gather(first, stopping, return_exceptions=True)
+    assert stopping.exception() is None
