@@ -29,6 +29,7 @@ from orchestrator.sandboxes.process import ProcessBackend
 from orchestrator.settings import Settings
 from tests.bubblewrap_fixtures import BubblewrapData
 from tests.conftest import engine_required
+from tests.contract.marked import Marked
 from tests.docker_fixtures import DockerBase, docker_settings
 from tests.driver_fixtures import Driver
 
@@ -203,3 +204,8 @@ async def isolating_case(request: pytest.FixtureRequest, open_tmp_path: Path) ->
     """The backend under test, one that isolates."""
     async with _swept(request, open_tmp_path / "data") as case:
         yield case
+
+
+@pytest.fixture
+def marked() -> Marked:
+    return Marked(f"marked-{secrets.token_hex(8)}")

@@ -22,30 +22,28 @@ from orchestrator.sandboxes.docker.host import docker_promises
 from orchestrator.sandboxes.replies import TimedOut, Violation, WorkerDied
 from orchestrator.settings import BackendName, Settings
 from tests.contract.conftest import BackendCase, run_labels
+from tests.contract.marked import Marked
+from tests.contract.running import RESOURCES, connected, list_run_dir, started, until
 from tests.contract.test_backend import (
-    RESOURCES,
-    Marked,
-    connected,
-    list_run_dir,
-    started,
-    test_a_frozen_sandbox_stands_still_and_goes_on,
     test_a_started_sandbox_answers_calls,
     test_a_worker_that_dies_is_told_and_replaced,
     test_after_a_crash_sandboxes_are_found_and_taken_up_with_their_state,
     test_an_image_that_is_gone_is_not_found,
     test_calls_of_a_session_share_state,
+    test_owned_are_those_with_all_the_labels,
+    test_stopping_one_that_nobody_connected_to,
+    test_the_link_is_the_only_file_shared,
+    test_two_sandboxes_are_apart,
+)
+from tests.contract.test_freezing import test_a_frozen_sandbox_stands_still_and_goes_on
+from tests.contract.test_isolation import (
     test_descriptors_of_the_server_are_not_inherited,
     test_memory_is_bounded,
     test_no_network_is_there,
     test_other_processes_cannot_be_seen,
-    test_owned_are_those_with_all_the_labels,
-    test_stopping_one_that_nobody_connected_to,
     test_the_link_cannot_be_replaced,
-    test_the_link_is_the_only_file_shared,
     test_the_servers_variables_cannot_be_seen,
     test_tmp_is_bounded,
-    test_two_sandboxes_are_apart,
-    until,
 )
 from tests.docker_fixtures import DockerBase, docker_settings
 from tests.servers import Server, Session, running

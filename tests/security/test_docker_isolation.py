@@ -1,7 +1,7 @@
 """Attacks on docker's sandboxes and builder sandboxes, each named after the promise that has to hold; those that are not
 about the host's kernel run under gVisor too (`test_gvisor_isolation.py`).
 
-What every isolating backend promises is held by `tests/contract/test_backend.py`; here is what an engine adds.
+What every isolating backend promises is held by `tests/contract/test_isolation.py`; here is what an engine adds.
 """
 
 import asyncio
