@@ -1,18 +1,10 @@
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
+"""One build: from a request to an image, what is refused, what fails, and what is told of it."""
+
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import timedelta
 
 import pytest
 
-from orchestrator.environments import python
-from orchestrator.environments.builds import Build, Built, Environments
-from orchestrator.environments.lock import Lock
-from orchestrator.environments.lock_document import LockDocument
-from orchestrator.environments.locks import EnvironmentLocks
 from orchestrator.errors import (
     BuildFailed,
     Defect,
@@ -21,18 +13,14 @@ from orchestrator.errors import (
     IndexUnavailable,
     InvalidRequest,
     NotFound,
-    RateLimited,
-    ShuttingDown,
     UnknownVersion,
 )
-from orchestrator.packages.index import Index
 from orchestrator.packages.uv import UvResult
 from orchestrator.records import Alias, Environment, EnvironmentState
 from orchestrator.sandboxes.backend import BuildEvent, Image
-from orchestrator.settings import Settings
-from orchestrator.store.memory import MemoryStore
 from orchestrator.telemetry import REGISTRY
-from tests.unit.environments.fakes import FakeImages, FakeUv, interpreter, lock_text, put_wheels, settings_in
+from tests.unit.environments.conftest import Make, World, phases
+from tests.unit.environments.fakes import lock_text, put_wheels
 
 pytestmark = pytest.mark.anyio
 
@@ -41,64 +29,6 @@ UNKNOWN = UvResult(1, "", "error: No solution found\n  cause: Because old was no
 NO_INDEX = UvResult(
     2, "", "error: Request failed after 3 retries\n  cause: Failed to fetch: https://pypi.org/simple/a/"
 )
-
-
-class World:
-    """One server's environments, on fakes."""
-
-    def __init__(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings = settings
-        self.store = MemoryStore()
-        self.images = FakeImages()
-        self.uv = FakeUv(settings)
-        monkeypatch.setattr(python, "run_uv", self.uv)
-        self.environments = self.server()
-
-    def server(self, settings: Settings | None = None, **parts: Any) -> Environments:
-        return Environments(settings or self.settings, self.store, self.images, backend="fake", **parts)
-
-    async def setup(self, *dependencies: str, version: str | None = None, refresh: bool = False) -> Build:
-        return await self.environments.setup("python", version, list(dependencies), refresh=refresh)
-
-    async def built(self, *dependencies: str, version: str | None = None, refresh: bool = False) -> Environment:
-        build = await self.setup(*dependencies, version=version, refresh=refresh)
-        async with asyncio.timeout(60):
-            return (await build.result()).environment
-
-    async def record(self) -> Environment:
-        (record,) = await self.store.list(Environment)
-        return record
-
-    async def age_aliases(self, age: timedelta) -> None:
-        for alias in await self.store.list(Alias):
-            aged = replace(alias, resolved_at=datetime.now(UTC) - age)
-            assert await self.store.replace(aged, expected=alias.revision)
-
-
-Make = Callable[..., World]
-
-
-@pytest.fixture
-async def make(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    worlds = []
-
-    def made(**settings: object) -> World:
-        worlds.append(World(settings_in(open_tmp_path, **settings), monkeypatch))
-        return worlds[-1]
-
-    yield made
-    for world in worlds:
-        await world.environments.aclose()
-
-
-@pytest.fixture
-def world(make: Make) -> World:
-    return make()
-
-
-async def phases(build: Build) -> list[str]:
-    async with asyncio.timeout(60):
-        return [event.phase async for event in build.events()]
 
 
 # --- one build -------------------------------------------------------------------------------------------------------
@@ -318,144 +248,6 @@ async def test_a_build_that_takes_too_long_ends(make: Make) -> None:
     assert (record.state, record.reason) == (EnvironmentState.FAILED, "timed out")
 
 
-# --- many at once ----------------------------------------------------------------------------------------------------
-
-
-async def test_equal_requests_at_the_same_moment_share_one_build(world: World) -> None:
-    names = ["numpy", "NumPy", " numpy ", "NUMPY"]
-    builds = await asyncio.gather(*(world.setup(names[n % 4]) for n in range(20)))
-    assert len({id(build) for build in builds}) == 1
-    results = await asyncio.gather(*(build.result() for build in builds))
-    assert len({result.environment.id for result in results}) == 1
-    assert len(world.uv.runs) == len(world.images.orders) == 1
-
-
-async def test_different_requests_for_one_environment_build_it_once(world: World) -> None:
-    requests = ["numpy", "numpy>0", "numpy>0.1", "numpy>=0"]
-    results = await asyncio.gather(*[(await world.setup(request)).result() for request in requests])
-    assert len({result.environment.id for result in results}) == 1
-    assert [result.reused for result in results].count(False) == 1
-    assert len(world.images.orders) == 1
-
-
-async def test_two_servers_on_one_data_directory_build_once(world: World) -> None:
-    other = world.server()
-    builds = [await world.setup("numpy"), await other.setup("python", None, ["numpy"])]
-    results = await asyncio.gather(*(build.result() for build in builds))
-    await other.aclose()
-    assert sorted(result.reused for result in results) == [False, True]
-    assert len(world.images.orders) == 1
-
-
-async def test_builds_are_bounded_in_number_and_so_are_those_that_wait(make: Make) -> None:
-    world = make(max_builds=2, max_builds_waiting=3)
-    world.uv.gate.clear()
-    builds = [await world.setup(f"p{n}") for n in range(5)]
-    with pytest.raises(RateLimited) as caught:
-        await world.setup("p5")
-    assert caught.value.after_s > 0
-    assert await world.setup("p0") is builds[0]  # to join one is not to start one
-    world.uv.gate.set()
-    await asyncio.gather(*(build.result() for build in builds))
-    assert world.uv.most_at_once == 2
-    await world.built("p5")
-
-
-async def test_one_owner_s_builds_neither_fill_all_places_nor_keep_another_s_waiting(make: Make) -> None:
-    world = make(max_builds=1, max_builds_waiting=9, max_builds_per_owner=4)
-    world.uv.gate.clear()
-    ended: list[str] = []
-
-    async def asked(owner: str, name: str) -> asyncio.Task[None]:
-        build = await world.environments.setup("python", None, [name], owner=owner)
-
-        async def follow() -> None:
-            await build.result()
-            ended.append(owner)
-
-        return asyncio.create_task(follow())
-
-    following = [await asked("ada", f"p{n}") for n in range(4)]
-    with pytest.raises(RateLimited, match="yours"):
-        await asked("ada", "p4")
-    following.append(await asked("bob", "q"))
-    world.uv.gate.set()
-    await asyncio.gather(*following)
-    assert ended.index("bob") <= 2  # behind the one that ran, and at most one that was next
-    await (await asked("ada", "p4"))
-
-
-async def test_a_client_that_leaves_does_not_stop_the_build(world: World) -> None:
-    world.images.gate.clear()
-    client = asyncio.create_task(world.built("numpy"))
-    await world.images.started.wait()
-    client.cancel()
-    await asyncio.wait({client})
-    world.images.gate.set()
-    build = await world.setup("numpy")
-    assert (await build.result()).environment.state is EnvironmentState.READY
-    assert len(world.images.orders) == 1
-
-
-async def test_who_joins_hears_what_happened_before(world: World) -> None:
-    world.images.gate.clear()
-    first = await world.setup("numpy")
-    await world.images.started.wait()
-    joined = await world.setup("numpy")
-    watching = joined.events()
-    assert [(await anext(watching)).phase for _ in range(3)] == ["resolve", "fetch", "install"]
-    world.images.gate.set()
-    assert [event.phase async for event in watching] == ["commit", "ready"]
-    assert await first.result() == await joined.result()
-
-
-# --- the ends of a server --------------------------------------------------------------------------------------------
-
-
-async def test_when_the_server_stops_builds_end_and_waiters_are_told(make: Make) -> None:
-    world = make(max_builds=1)
-    world.images.gate.clear()
-    running, waiting = await world.setup("numpy"), await world.setup("requests")
-    await world.images.started.wait()
-    await world.environments.aclose()
-    for build in (running, waiting):
-        with pytest.raises(ShuttingDown):
-            await build.result()
-    record = await world.record()
-    assert (record.state, record.reason) == (EnvironmentState.FAILED, "stopped")
-    with pytest.raises(ShuttingDown):
-        await world.setup("numpy")
-    await world.environments.aclose()
-
-
-async def test_a_start_marks_what_a_crash_left_but_not_what_another_server_builds(world: World) -> None:
-    await world.built("numpy")
-    ready = await world.record()
-    states = {"a": EnvironmentState.BUILDING, "b": EnvironmentState.PLANNED, "c": EnvironmentState.BUILDING}
-    for name, state in states.items():
-        await world.store.add(replace(ready, id=name, state=state))
-    async with EnvironmentLocks(world.settings.data_dir).held("c"):
-        await world.environments.start()
-    after = {each.id: each.state for each in await world.store.list(Environment)}
-    assert after == {
-        ready.id: EnvironmentState.READY,
-        "a": EnvironmentState.FAILED,
-        "b": EnvironmentState.FAILED,
-        "c": EnvironmentState.BUILDING,
-    }
-
-
-async def test_an_image_whose_record_a_crash_left_behind_is_taken_up(world: World) -> None:
-    first = await world.built("numpy")
-    crashed = replace(first, state=EnvironmentState.BUILDING, image_ref=None)
-    assert await world.store.replace(crashed, expected=first.revision)
-    again = await (await world.setup("numpy")).result()
-    assert again.reused
-    assert again.environment.state is EnvironmentState.READY
-    assert again.environment.image_ref == again.image.ref
-    assert len(world.images.orders) == 1
-
-
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
@@ -506,137 +298,3 @@ async def test_events_have_bytes_of_what_is_fetched(world: World) -> None:
     build = await world.setup("numpy")
     fetched = [event async for event in build.events() if event.phase == "fetch"]
     assert fetched == [BuildEvent("fetch", package="numpy", bytes=7, total=7)]
-
-
-# --- from a lock -----------------------------------------------------------------------------------------------------
-
-
-def lock_of(environment: Environment) -> LockDocument:
-    return LockDocument.read(json.loads(environment.document))
-
-
-async def remade(world: World, document: LockDocument) -> Built:
-    build = await world.environments.remake("python", document)
-    async with asyncio.timeout(60):
-        return await build.result()
-
-
-async def test_a_lock_makes_the_same_environment_on_another_server(world: World, make: Make) -> None:
-    first = await world.built("numpy", "requests")
-    other = make()
-    other.uv.version = "2"  # what the names alone would be resolved to by now
-    made = await remade(other, lock_of(first))
-    assert not made.reused
-    assert made.environment.id == first.id
-    assert made.environment.packages == first.packages
-    assert made.environment.document == first.document
-    assert other.uv.runs == [("numpy==1", "requests==1")]
-
-
-async def test_a_lock_whose_environment_is_there_asks_neither_the_index_nor_the_engine(world: World) -> None:
-    first = await world.built("numpy")
-    made = await remade(world, lock_of(first))
-    assert (made.reused, made.environment.id) == (True, first.id)
-    assert len(world.uv.runs) == len(world.images.orders) == 1
-
-
-async def test_a_lock_whose_image_was_pruned_is_built_anew_from_what_is_known(world: World) -> None:
-    first = await world.built("numpy")
-    world.images.images.clear()
-    made = await remade(world, lock_of(first))
-    assert (made.reused, made.environment.id) == (False, first.id)
-    assert len(world.uv.runs) == 1
-    assert len(world.images.orders) == 2
-
-
-async def test_the_bare_interpreter_has_a_lock_that_needs_no_index(world: World, make: Make) -> None:
-    other = make()
-    assert (await remade(other, lock_of(await world.built()))).environment.packages == {}
-    assert other.uv.runs == []
-
-
-async def test_on_another_base_or_runner_a_lock_makes_the_same_packages_under_an_id_of_their_own(
-    world: World, make: Make
-) -> None:
-    first = await world.built("numpy")
-    other = make()
-    other.images.offered = [interpreter("3.12.4", digest="newer")]
-    made = await remade(other, lock_of(first))
-    assert made.environment.id != first.id
-    assert made.environment.packages == first.packages
-    assert lock_of(made.environment).files == lock_of(first).files
-
-
-async def test_two_who_ask_with_one_lock_share_its_build(world: World, make: Make) -> None:
-    document = lock_of(await world.built("numpy"))
-    other = make()
-    other.images.gate.clear()
-    builds = [await other.environments.remake("python", document) for _ in range(3)]
-    assert len(set(map(id, builds))) == 1
-    other.images.gate.set()
-    await builds[0].result()
-    assert len(other.images.orders) == 1
-
-
-async def test_a_lock_of_an_interpreter_that_is_not_on_offer_is_refused_with_those_that_are(world: World) -> None:
-    document = lock_of(await world.built("numpy"))
-    world.images.offered = [interpreter("3.12.5")]
-    with pytest.raises(UnknownVersion) as refused:
-        await world.environments.remake("python", document)
-    assert refused.value.members() == {"field": "lock.python", "offered": ["3.12.5"]}
-
-
-async def test_a_lock_of_another_language_is_refused(world: World) -> None:
-    document = lock_of(await world.built("numpy"))
-    with pytest.raises(InvalidRequest) as refused:
-        await world.environments.remake("python", replace(document, language="java"))
-    assert refused.value.field == "lock.language"
-
-
-async def test_a_hash_that_the_index_has_not_cannot_be_resolved(world: World, make: Make) -> None:
-    document = lock_of(await world.built("numpy"))
-    other = make()
-    forged = replace(document, files=(replace(document.files[0], sha256="0" * 64),))
-    with pytest.raises(DependencyUnresolvable, match=r"numpy-1-py3-none-any\.whl"):
-        await remade(other, forged)
-    assert not other.images.orders
-
-
-async def test_a_version_that_the_index_has_not_cannot_be_resolved(world: World, make: Make) -> None:
-    document = lock_of(await world.built("numpy"))
-    other = make()
-    other.uv.answers["numpy==1"] = UNKNOWN
-    with pytest.raises(DependencyUnresolvable, match="not found in the package registry"):
-        await remade(other, document)
-
-
-async def test_a_source_in_a_lock_is_looked_for_in_a_sandbox_and_only_where_sources_are_built(
-    world: World, make: Make
-) -> None:
-    text = lock_text({"a": "1"}).replace("a-1-py3-none-any.whl", "a-1.tar.gz").replace("wheels = [", "sdist = ")
-    text = text.replace("}]", "}")
-    lock = Lock.parse(text, interpreter(), Index.of(world.settings))
-    document = LockDocument.of("x", lock, interpreter(), index="")
-    world.images.sandbox_lock = text
-    path = world.settings.wheels_dir / lock.files[0].sha256[:2] / lock.files[0].sha256 / "a-1.tar.gz"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
-    assert (await remade(world, document)).environment.packages == {"a": "1"}
-    assert world.images.sandbox_locks == [["a==1"]]
-    assert world.images.orders[0].from_source
-    assert world.uv.runs == []
-    with pytest.raises(DependencyUnresolvable, match="builds nothing from source"):
-        await remade(make(allow_source_builds=False), document)
-
-
-async def test_a_build_tells_when_its_turn_came(world: World, make: Make) -> None:
-    waiting = make(max_builds=1)
-    waiting.images.gate.clear()
-    first, second = await waiting.setup("a"), await waiting.setup("b")
-    await waiting.images.started.wait()
-    assert first.turn_came is not None
-    assert second.turn_came is None
-    waiting.images.gate.set()
-    await second.result()
-    assert second.turn_came > first.turn_came
-    assert (await waiting.setup("a")).turn_came is None  # nothing to wait for
