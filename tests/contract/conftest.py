@@ -28,7 +28,6 @@ from orchestrator.sandboxes.docker.backend import DockerBackend
 from orchestrator.sandboxes.process import ProcessBackend
 from orchestrator.settings import Settings
 from tests.bubblewrap_fixtures import BubblewrapData
-from tests.conftest import engine_required
 from tests.contract.marked import Marked
 from tests.docker_fixtures import DockerBase, docker_settings
 from tests.driver_fixtures import Driver
@@ -44,13 +43,6 @@ class BackendCase:
     renewed: Callable[[], SandboxBackend]  # another one over the same data directory, as after a crash
     kill: Callable[[Sandbox], Awaitable[None]]  # end a sandbox behind the backend's back
     labels: dict[str, str]  # which all that this run starts carries
-
-
-def unavailable(reason: str) -> None:
-    """An engine that is missing: a failure in CI, else no more than a skip."""
-    if engine_required():
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 # --- process ---

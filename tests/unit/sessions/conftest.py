@@ -1,10 +1,12 @@
 """A data directory, a store and an engine that outlive the managers started on them."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import pytest
 from runner import frames
 
@@ -81,6 +83,23 @@ class World:
     async def settled(self) -> None:
         """What goes on behind is done."""
         await self.manager._background.finished(5)
+
+    async def reap(self) -> None:
+        """One pass of the reaper, and what it sets off."""
+        await self.manager._reaper.reap()
+        await self.settled()
+
+    @asynccontextmanager
+    async def under_call(self, opened: Opened) -> AsyncIterator[None]:
+        """A call of the session runs meanwhile."""
+        (sandbox,) = self.backend.of_session(opened.session.id)
+        channel = self.backend.channels[sandbox.id]
+        channel.hold = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.call, opened.sessionid)
+            await channel.entered.wait()
+            yield
+            channel.hold.set()
 
 
 @pytest.fixture

@@ -28,15 +28,10 @@ async def cold(tmp_path: Path) -> AsyncIterator[World]:
         await manager.aclose()
 
 
-async def look(world: World) -> None:
-    await world.manager._reaper.reap()
-    await world.settled()
-
-
 async def frozen(world: World) -> tuple[str, str]:
     """A session whose sandbox is frozen; its token, and the sandbox."""
     opened = await world.open()
-    await look(world)
+    await world.reap()
     (sandbox,) = world.backend.frozen
     return opened.sessionid, sandbox
 
@@ -50,28 +45,20 @@ async def test_an_idle_sandbox_freezes_and_thaws_for_the_next_call(cold: World) 
     assert FROZEN_SANDBOXES._value.get() == 0
     again = await cold.call(sessionid)
     assert (again.thawed_s, cold.backend.thaws) == (0, 1)
-    await look(cold)
+    await cold.reap()
     assert cold.backend.frozen == {sandbox}
 
 
 async def test_none_freezes_unless_it_is_set(world: World) -> None:
     await world.open()
-    await look(world)
+    await world.reap()
     assert world.backend.frozen == set()
 
 
 async def test_none_freezes_under_a_call(cold: World) -> None:
-    opened = await cold.open()
-    (sandbox,) = cold.backend.sandboxes
-    channel = cold.backend.channels[sandbox]
-    channel.hold = anyio.Event()
-    async with anyio.create_task_group() as group:
-        group.start_soon(cold.call, opened.sessionid)
-        await channel.entered.wait()
-        await cold.manager._reaper.reap()
-        await anyio.wait_all_tasks_blocked()
+    async with cold.under_call(await cold.open()):
+        await cold.reap()
         assert cold.backend.frozen == set()
-        channel.hold.set()
 
 
 async def test_a_call_that_comes_while_its_sandbox_freezes_is_answered_by_it(cold: World) -> None:
@@ -133,14 +120,14 @@ async def test_one_that_froze_though_the_engine_says_otherwise_thaws_all_the_sam
 async def test_one_that_cannot_be_frozen_runs_on_and_is_tried_once(cold: World) -> None:
     cold.backend.freezes = False
     opened = await cold.open()
-    await look(cold)
+    await cold.reap()
     cold.backend.freeze_entered = anyio.Event()
-    await look(cold)
+    await cold.reap()
     assert not cold.backend.freeze_entered.is_set()
     assert FROZEN_SANDBOXES._value.get() == 0
     assert (await cold.call(opened.sessionid)).thawed_s == 0
     assert cold.backend.thaws == 0
-    await look(cold)
+    await cold.reap()
     assert cold.backend.freeze_entered.is_set()
 
 
@@ -203,7 +190,7 @@ async def test_a_frozen_session_idles_out(cold: World) -> None:
     await frozen(cold)
     (live,) = cold.manager._registry
     live.last_used -= live.record.ttl_s
-    await look(cold)
+    await cold.reap()
     assert cold.backend.sandboxes == {}
     assert FROZEN_SANDBOXES._value.get() == 0
 

@@ -224,16 +224,10 @@ async def test_a_token_past_its_time_is_refused_although_it_was_cached(
 async def test_list_shows_one_owner_or_all_with_the_state_of_now(world: World) -> None:
     mine = await world.open()
     theirs = await world.open(BOB)
-    (sandbox,) = world.backend.of_session(mine.session.id)
-    channel = world.backend.channels[sandbox.id]
-    channel.hold = anyio.Event()
-    async with anyio.create_task_group() as group:
-        group.start_soon(world.call, mine.sessionid)
-        await channel.entered.wait()
+    async with world.under_call(mine):
         assert [(found.id, found.state) for found in await world.manager.list("alice")] == [
             (mine.session.id, SessionState.BUSY)
         ]
-        channel.hold.set()
     assert {found.id for found in await world.manager.list(None)} == {mine.session.id, theirs.session.id}
     assert {found.state for found in await world.manager.list(None)} == {SessionState.READY}
 

@@ -24,16 +24,11 @@ def live(world: World, opened: Opened) -> LiveSession:
     return found
 
 
-async def reap(world: World) -> None:
-    await world.manager._reaper.reap()
-    await world.settled()
-
-
 async def test_a_session_idle_for_its_ttl_is_ended_and_the_client_told(world: World) -> None:
     opened, used = await world.open(), await world.open()
     live(world, opened).last_used -= 61
     live(world, used).last_used -= 59
-    await reap(world)
+    await world.reap()
     assert [found.id for found in await world.manager.list(None)] == [used.session.id]
     assert world.backend.of_session(opened.session.id) == []
     with pytest.raises(SessionExpired, match="idle"):
@@ -44,22 +39,17 @@ async def test_a_call_counts_as_use(world: World) -> None:
     opened = await world.open()
     live(world, opened).last_used -= 61
     await world.call(opened.sessionid)
-    await reap(world)
+    await world.reap()
     await world.call(opened.sessionid)
 
 
 async def test_a_session_is_not_idle_while_a_call_runs(world: World) -> None:
     opened = await world.open()
     (sandbox,) = world.backend.sandboxes
-    channel = world.backend.channels[sandbox]
-    channel.hold = anyio.Event()
-    async with anyio.create_task_group() as group:
-        group.start_soon(world.call, opened.sessionid)
-        await channel.entered.wait()
+    async with world.under_call(opened):
         live(world, opened).last_used -= 1000
-        await reap(world)
+        await world.reap()
         assert sandbox in world.backend.running
-        channel.hold.set()
 
 
 async def test_a_jump_of_the_wall_clock_ends_no_session(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +57,7 @@ async def test_a_jump_of_the_wall_clock_ends_no_session(world: World, monkeypatc
     jumped = time.time() + 3600
     with monkeypatch.context() as patch:
         patch.setattr("time.time", lambda: jumped)
-        await reap(world)
+        await world.reap()
         await world.call(opened.sessionid)
     await world.call(opened.sessionid)
 
@@ -75,7 +65,7 @@ async def test_a_jump_of_the_wall_clock_ends_no_session(world: World, monkeypatc
 async def test_a_session_past_its_greatest_age_is_ended(world: World) -> None:
     opened = await world.open()
     live(world, opened).expires = time.time() - 1
-    await reap(world)
+    await world.reap()
     assert world.backend.sandboxes == {}
     assert (await world.stored(opened.session.id)).reason == "expired"
 
@@ -85,12 +75,12 @@ async def test_when_a_session_was_last_used_reaches_the_store(world: World) -> N
     before = await world.stored(opened.session.id)
     found = live(world, opened)
     found.record = replace(found.record, last_used_at=found.record.last_used_at - timedelta(seconds=60))
-    await reap(world)
+    await world.reap()
     after = await world.stored(opened.session.id)
     # Each is told from the idle time by another clock, to a few microseconds.
     assert after.last_used_at > before.last_used_at - timedelta(milliseconds=1)
     assert after.revision == before.revision + 1
-    await reap(world)
+    await world.reap()
     assert await world.stored(opened.session.id) == after
 
 
@@ -98,10 +88,10 @@ async def test_a_close_that_failed_is_tried_again(world: World) -> None:
     opened = await world.open()
     live(world, opened).last_used -= 61
     world.backend.stop_error = engine_gone()
-    await reap(world)
+    await world.reap()
     assert len(world.manager._registry) == 1
     world.backend.stop_error = None
-    await reap(world)
+    await world.reap()
     assert world.backend.sandboxes == {}
     assert (await world.stored(opened.session.id)).state is SessionState.CLOSED
 
@@ -115,7 +105,7 @@ async def test_a_lost_sandbox_that_could_not_be_stopped_is_tried_again(world: Wo
     await world.settled()
     assert old in world.backend.sandboxes
     world.backend.stop_error = None
-    await reap(world)
+    await world.reap()
     assert old not in world.backend.sandboxes
     assert len(world.backend.sandboxes) == 1
 
@@ -128,14 +118,14 @@ async def test_a_failing_step_keeps_nothing_else_from_being_done(world: World, m
         raise StoreBusy("locked")
 
     monkeypatch.setattr(world.manager._watch, "catch_up", busy)
-    await reap(world)
+    await world.reap()
     assert world.backend.sandboxes == {}
 
 
 async def test_a_dead_sandbox_is_left_for_the_next_call_to_replace(world: World) -> None:
     opened = await world.open()
     world.backend.kill(next(iter(world.backend.sandboxes)))
-    await reap(world)
+    await world.reap()
     assert (await world.call(opened.sessionid)).restarted
 
 

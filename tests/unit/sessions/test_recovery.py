@@ -191,7 +191,6 @@ async def test_a_leftover_that_the_engine_will_not_stop_is_tried_again(world: Wo
     with pytest.raises(SessionExpired):
         await world.call(opened.sessionid)
     world.backend.stop_error = None
-    await world.manager._reaper.reap()
-    await world.settled()
+    await world.reap()
     assert world.backend.sandboxes == {}
     assert (await world.stored(opened.session.id)).state is SessionState.CLOSED

@@ -230,8 +230,7 @@ async def test_only_what_nobody_holds_is_swept(world: World) -> None:
 async def test_the_reaper_drains_what_stands_on_an_image_that_is_gone(world: World) -> None:
     world.backend.images.gone.add(ENVIRONMENT.id)
     world.manager._reaper._last_swept -= 3600
-    await world.manager._reaper.reap()
-    await world.settled()
+    await world.reap()
     assert waiting(world) == []
 
 
@@ -239,8 +238,7 @@ async def test_the_reaper_replaces_what_has_died(world: World, monkeypatch: pyte
     monkeypatch.setattr(pool, "AGAIN_S", 0)  # else after a while
     (ready,) = waiting(world)
     world.backend.kill(ready.id)
-    await world.manager._reaper.reap()
-    await world.settled()
+    await world.reap()
     (fresh,) = waiting(world)
     assert fresh.id != ready.id
 
