@@ -66,7 +66,7 @@ class Reaper:
         await self._try("following the store", self._watch.catch_up)
         for live in self._registry:
             await self._try("looking after a session", lambda live=live: self._look_after(live))  # type: ignore[misc]
-        self._freezer.tend()
+        await self._try("freezing what is idle", self._freeze_idle)
         await self._try("tending the pool", self._tend_pool)
         if self._sandboxes.shared is not None:
             await self._try("tending shared sandboxes", self._sandboxes.shared.tend)
@@ -124,6 +124,9 @@ class Reaper:
             return self._sandboxes.shared is not None and self._sandboxes.shared.holds(sandbox)
         live = self._registry.get(session)
         return live is not None and live.sandbox is None  # it may be just starting this one
+
+    async def _freeze_idle(self) -> None:
+        self._freezer.tend()
 
     async def _tend_pool(self) -> None:
         self._sandboxes.pool.tend()

@@ -117,9 +117,21 @@ async def test_a_failing_step_keeps_nothing_else_from_being_done(world: World, m
     async def busy() -> None:
         raise StoreBusy("locked")
 
+    def broken() -> None:
+        raise RuntimeError("not foreseen")
+
     monkeypatch.setattr(world.manager._watch, "catch_up", busy)
+    monkeypatch.setattr(world.manager._freezer, "tend", broken)
+    monkeypatch.setattr(world.manager._sandboxes.pool, "tend", broken)
+    world.manager._reaper._last_swept -= 3600
+    leftover = await world.backend.start(
+        image(ENVIRONMENT.id),
+        SandboxSpec(OPTIONS.resources),
+        labels={"io.kodou.session": "e" * 32, "io.kodou.instance": world.manager._sandboxes.instance},
+    )
     await world.reap()
-    assert world.backend.sandboxes == {}
+    assert world.backend.of_session(opened.session.id) == []
+    assert leftover.id not in world.backend.sandboxes
 
 
 async def test_a_dead_sandbox_is_left_for_the_next_call_to_replace(world: World) -> None:
