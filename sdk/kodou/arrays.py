@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from kodou.errors import BadReply
@@ -51,8 +52,8 @@ def encode_scalar(arguments: Arguments, scalar: Any, where: Where) -> Any:
     return arguments.encode(value, where)
 
 
-def decode(members: Mapping[str, Any], file: memoryview) -> Any:
-    """A writable array with memory of its own. Raises BadReply."""
+def decode(members: Mapping[str, Any], file: BytesIO) -> Any:
+    """A writable array, whose memory is the file's. Raises BadReply."""
     import numpy as np
 
     try:
@@ -60,7 +61,7 @@ def decode(members: Mapping[str, Any], file: memoryview) -> Any:
         if dtype.hasobject:
             msg = "an array of objects"
             raise ValueError(msg)
-        return np.frombuffer(file, dtype).reshape(members["shape"]).copy()
+        return np.frombuffer(file.getbuffer(), dtype).reshape(members["shape"])
     except (TypeError, ValueError) as exc:
         msg = f"the server's reply holds an array that is none: {exc}"
         raise BadReply(msg) from exc

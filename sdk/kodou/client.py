@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 
 from kodou import protocol
-from kodou.connection import SILENCE_S, Address, ours, plain, plain_headers, streams, timeouts
+from kodou.connection import SILENCE_S, Address, Incoming, ours, plain_headers, streams, timeouts
 from kodou.evaluation import Talk
 from kodou.messages import Progress, Request, Response, Setup
 from kodou.multipart import Form
@@ -93,8 +93,8 @@ class Client:
         """One request of `kodou.protocol`. Raises `Unreachable`."""
         retries = Retries(self._retries)
         while True:
-            with ours(self._address.url):
-                response = plain(self._http.send(self._built(request)))
+            with closing(self._sent(request)) as raw:
+                response = self._read(raw)
             pause_s = retries.pause_s(request, response)
             if pause_s is None:
                 return response
@@ -104,17 +104,14 @@ class Client:
         """What a streamed response tells, as it comes; its result is the last. Raises `Unreachable`, and as `reader`."""
         retries = Retries(self._retries)
         while True:
-            with ours(self._address.url):
-                response = self._http.send(self._built(request), stream=True)
-            with closing(response):
-                if streams(response):
-                    yield from self._followed(response, reader)
+            with closing(self._sent(request)) as raw:
+                if streams(raw):
+                    yield from self._followed(raw, reader)
                     return
-                with ours(self._address.url):
-                    response.read()
-            pause_s = retries.pause_s(request, plain(response))
+                response = self._read(raw)
+            pause_s = retries.pause_s(request, response)
             if pause_s is None:
-                yield reader.whole(plain(response))
+                yield reader.whole(response)
                 return
             time.sleep(pause_s)
 
@@ -127,6 +124,18 @@ class Client:
                     request = talk.send(self.send(request))
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
+
+    def _sent(self, request: Request) -> httpx.Response:
+        """The response, of which the head has come."""
+        with ours(self._address.url):
+            return self._http.send(self._built(request), stream=True)
+
+    def _read(self, response: httpx.Response) -> Response:
+        incoming = Incoming(response)
+        with ours(self._address.url):
+            for chunk in response.iter_bytes():
+                incoming.feed(chunk)
+        return incoming.whole()
 
     def _followed(self, response: httpx.Response, reader: Reader) -> Iterator[Told]:
         headers = plain_headers(response)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 
 import httpx
 
-from kodou.errors import NotConfigured, Unreachable
+from kodou import multipart
+from kodou.errors import BadReply, NotConfigured, Unreachable
 from kodou.messages import EVENT_STREAM, Request, Response
+from kodou.multipart import FormReader
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -54,9 +57,31 @@ def timeouts(silence_s: float) -> httpx.Timeout:
     return httpx.Timeout(silence_s, connect=CONNECT_S)
 
 
-def plain(response: httpx.Response) -> Response:
-    """A response whose body has been read, without httpx."""
-    return Response(response.status_code, plain_headers(response), response.content)
+class Incoming:
+    """A response whose body is being read; what is read is held once. Raises BadReply."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._status, self._headers = response.status_code, plain_headers(response)
+        content_type = self._headers.get("content-type", "")
+        self._form = FormReader(content_type) if content_type.startswith(multipart.MEDIA_TYPE) else None
+        self._body = BytesIO()
+
+    def feed(self, chunk: bytes) -> None:
+        if self._form is None:
+            self._body.write(chunk)
+        else:
+            self._form.feed(chunk)
+
+    def whole(self) -> Response:
+        """The response without httpx, once all its bytes have come."""
+        if self._form is None:
+            return Response(self._status, self._headers, self._body.getvalue())
+        files = self._form.parts()
+        reply = files.pop("reply", None)
+        if reply is None:
+            msg = "the server's reply has no part 'reply'"
+            raise BadReply(msg, status=self._status)
+        return Response(self._status, self._headers, reply.getvalue(), files)
 
 
 def plain_headers(response: httpx.Response) -> dict[str, str]:

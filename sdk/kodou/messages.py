@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BytesIO
 from typing import Any
 
 from kodou.multipart import Form
@@ -40,11 +41,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What came back. `headers` has lower-case names."""
+    """What came back. `headers` has lower-case names. `body` is that of a form's part "reply"; `files`: its other parts."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    files: Mapping[str, BytesIO] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Union
 
 from kodou.errors import BadReply
@@ -18,6 +19,7 @@ _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^;\s"]{1,70}))', re.IG
 _NAME = re.compile(rb'^content-disposition:[^\r\n]*;\s*name="([^"\r\n]*)"', re.IGNORECASE | re.MULTILINE)
 _LENGTH = re.compile(rb"^content-length:\s*([0-9]{1,15})\s*$", re.IGNORECASE | re.MULTILINE)
 _MAX_HEAD_BYTES = 8192
+_NO_PART = "the server's reply has a part without a name or a length"
 
 
 @dataclass(frozen=True)
@@ -66,35 +68,57 @@ def form(call: bytes, files: Mapping[str, Buffer]) -> Form:
     return Form(call, views, secrets.token_hex(16))
 
 
-def read_form(content_type: str, body: bytes) -> dict[str, memoryview]:
-    """The parts of a reply by name; each says its length, so that nothing is searched. Raises BadReply."""
-    boundary = _BOUNDARY.search(content_type)
-    if boundary is None:
-        msg = "the server's reply has parts, but names no boundary"
-        raise BadReply(msg)
-    mark = b"--" + (boundary.group(1) or boundary.group(2)).encode()
-    parts: dict[str, memoryview] = {}
-    view = memoryview(body)
-    position = body.find(mark)
-    while position >= 0 and body[position + len(mark) : position + len(mark) + 2] == b"\r\n":
-        begin = position + len(mark) + 2
-        end = body.find(b"\r\n\r\n", begin, begin + _MAX_HEAD_BYTES)
-        name, length = _head(body[begin:end] if end >= 0 else b"")
-        begin, end = end + 4, end + 4 + length
-        if not body.startswith(b"\r\n" + mark, end):
-            msg = f"the server's reply ends inside its part {name!r}"
+class FormReader:
+    """Reads a reply in parts as its bytes come, split anywhere. Each part says its length, so that nothing is searched,
+    and is held once: what `BytesIO` has gathered becomes bytes, or the memory of an array, without a copy.
+
+    Raises:  BadReply: the content type names no boundary.
+    """
+
+    def __init__(self, content_type: str) -> None:
+        boundary = _BOUNDARY.search(content_type)
+        if boundary is None:
+            msg = "the server's reply has parts, but names no boundary"
             raise BadReply(msg)
-        parts[name] = view[begin:end]
-        position = end + 2
-    if position < 0 or not body.startswith(mark + b"--", position):
-        msg = "the server's reply ends between its parts"
-        raise BadReply(msg)
-    return parts
+        self._mark = b"\r\n--" + (boundary.group(1) or boundary.group(2)).encode()
+        self._parts: dict[str, BytesIO] = {}
+        self._part = BytesIO()
+        self._left = 0  # bytes that the part still lacks
+        self._head = b"\r\n"  # what has come of the next part's; before the first one no line ends
 
+    def feed(self, chunk: bytes) -> None:
+        """Raises BadReply: a part has no name or no length."""
+        view, position = memoryview(chunk), 0
+        while position < len(chunk):
+            if self._left:
+                written = self._part.write(view[position : position + self._left])
+                self._left -= written
+                position += written
+            else:
+                position = self._begin(chunk, position)
 
-def _head(head: bytes) -> tuple[str, int]:
-    name, length = _NAME.search(head), _LENGTH.search(head)
-    if name is None or length is None:
-        msg = "the server's reply has a part without a name or a length"
-        raise BadReply(msg)
-    return name.group(1).decode("utf-8", "replace"), int(length.group(1))
+    def parts(self) -> dict[str, BytesIO]:
+        """All parts by name, once all bytes have come. Raises BadReply: they end before the form does."""
+        if self._left or not self._head.startswith(self._mark + b"--"):
+            msg = "the server's reply ends before its parts do"
+            raise BadReply(msg)
+        return self._parts
+
+    def _begin(self, chunk: bytes, position: int) -> int:
+        """Take what there is of a part's head, and begin the part once that is whole. Where to go on in the chunk."""
+        came = len(self._head)
+        head = self._head + chunk[position : position + _MAX_HEAD_BYTES]
+        over = head.startswith(self._mark + b"--")
+        end = -1 if over else head.find(b"\r\n\r\n", max(0, came - 3))
+        if end < 0:
+            if len(head) > _MAX_HEAD_BYTES and not over:
+                raise BadReply(_NO_PART)
+            self._head = head[:_MAX_HEAD_BYTES]
+            return position + _MAX_HEAD_BYTES
+        name, length = _NAME.search(head, 0, end), _LENGTH.search(head, 0, end)
+        if not head.startswith(self._mark + b"\r\n") or name is None or length is None:
+            raise BadReply(_NO_PART)
+        self._part = self._parts[name.group(1).decode("utf-8", "replace")] = BytesIO()
+        self._left = int(length.group(1))
+        self._head = b""
+        return position + end + 4 - came

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kodou import multipart
-from kodou.errors import BadReply
 from kodou.libraries import installed
 from kodou.messages import JSON, Reply, Response
 from kodou.protocol import checked, read_object, read_reply
@@ -19,15 +18,6 @@ def accepted() -> str:
 
 def read_value(response: Response) -> Reply:
     """As `protocol.read_call`, with tags turned into bytes, arrays, frames and images."""
-    content_type = response.headers.get("content-type", "")
-    files = None
-    body: bytes | memoryview = response.body
-    if content_type.startswith(multipart.MEDIA_TYPE):
-        files = multipart.read_form(content_type, response.body)
-        if "reply" not in files:
-            msg = "the server's reply has no part 'reply'"
-            raise BadReply(msg, status=response.status)
-        body = files.pop("reply")
-    members = checked(read_object(bytes(body), response.status), response)
+    members = checked(read_object(response.body, response.status), response)
     reply = read_reply(members, response.headers, response.status)
-    return replace(reply, value=Values(files).decode(reply.value))
+    return replace(reply, value=Values(response.files).decode(reply.value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from typing import Any
 
 from kodou import arrays, tables
@@ -18,7 +19,7 @@ _CONTAINERS = frozenset({list, dict})
 class Values:
     """Decodes the value of one reply. `files` are those that came with it; None: it came as JSON alone."""
 
-    def __init__(self, files: Mapping[str, memoryview] | None = None) -> None:
+    def __init__(self, files: Mapping[str, BytesIO] | None = None) -> None:
         self._files = files
 
     def decode(self, value: Any) -> Any:
@@ -38,7 +39,7 @@ class Values:
         return self._members(members["$object"])
 
     def _file(self, members: dict[str, Any]) -> bytes:
-        return bytes(self._named(members["$file"]))
+        return self._named(members["$file"]).getvalue()
 
     def _float(self, members: dict[str, Any]) -> float:
         return float(members["$float"])
@@ -50,9 +51,9 @@ class Values:
         return tables.decode(members, self.decode)
 
     def _image(self, members: dict[str, Any]) -> Image:
-        return Image(bytes(self._named(members["$image"])), str(members["type"]))
+        return Image(self._named(members["$image"]).getvalue(), str(members["type"]))
 
-    def _named(self, name: str) -> memoryview:
+    def _named(self, name: str) -> BytesIO:
         if self._files is None or name not in self._files:
             msg = f"the server's reply names a part {name!r} that did not come with it"
             raise BadReply(msg)

@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from kodou import protocol
-from kodou.connection import SILENCE_S, Address, ours, plain, plain_headers, streams, timeouts
+from kodou.connection import SILENCE_S, Address, Incoming, ours, plain_headers, streams, timeouts
 from kodou.evaluation import Talk
 from kodou.messages import Progress, Request, Response, Setup
 from kodou.multipart import Form
@@ -81,8 +81,11 @@ class AsyncClient:
         """See `Client.send`."""
         retries = Retries(self._retries)
         while True:
-            with ours(self._address.url):
-                response = plain(await self._http.send(self._built(request)))
+            raw = await self._sent(request)
+            try:
+                response = await self._read(raw)
+            finally:
+                await raw.aclose()
             pause_s = retries.pause_s(request, response)
             if pause_s is None:
                 return response
@@ -92,20 +95,18 @@ class AsyncClient:
         """See `Client.stream`."""
         retries = Retries(self._retries)
         while True:
-            with ours(self._address.url):
-                response = await self._http.send(self._built(request), stream=True)
+            raw = await self._sent(request)
             try:
-                if streams(response):
-                    async for told in self._followed(response, reader):
+                if streams(raw):
+                    async for told in self._followed(raw, reader):
                         yield told
                     return
-                with ours(self._address.url):
-                    await response.aread()
+                response = await self._read(raw)
             finally:
-                await response.aclose()
-            pause_s = retries.pause_s(request, plain(response))
+                await raw.aclose()
+            pause_s = retries.pause_s(request, response)
             if pause_s is None:
-                yield reader.whole(plain(response))
+                yield reader.whole(response)
                 return
             await anyio.sleep(pause_s)
 
@@ -118,6 +119,18 @@ class AsyncClient:
                     request = talk.send(await self.send(request))
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
+
+    async def _sent(self, request: Request) -> httpx.Response:
+        """The response, of which the head has come."""
+        with ours(self._address.url):
+            return await self._http.send(self._built(request), stream=True)
+
+    async def _read(self, response: httpx.Response) -> Response:
+        incoming = Incoming(response)
+        with ours(self._address.url):
+            async for chunk in response.aiter_bytes():
+                incoming.feed(chunk)
+        return incoming.whole()
 
     async def _followed(self, response: httpx.Response, reader: Reader) -> AsyncIterator[Told]:
         headers = plain_headers(response)

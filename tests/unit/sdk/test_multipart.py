@@ -1,12 +1,14 @@
 """Forms: what goes out can be read by others, what comes in is read or refused."""
 
+from collections.abc import Collection
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kodou.errors import BadReply
-from kodou.multipart import form, read_form
+from kodou.multipart import FormReader, form
 from python_multipart.multipart import parse_form
 
 CONTENT_TYPE = 'multipart/form-data; boundary="b1"'
@@ -47,10 +49,23 @@ class _Body:
         return data
 
 
-@given(st.dictionaries(st.sampled_from(["reply", "f0", "f1"]), st.binary() | st.just(b"\r\n--b1--\r\n"), min_size=1))
-def test_what_comes_is_taken_by_its_lengths(parts: dict[str, bytes]) -> None:
-    body = b"".join(part(name, data) for name, data in parts.items()) + b"--b1--\r\n"
-    assert {name: bytes(data) for name, data in read_form(CONTENT_TYPE, body).items()} == parts
+def read(body: bytes, cuts: Collection[int] = (), content_type: str = CONTENT_TYPE) -> dict[str, bytes]:
+    """The parts of a body that comes in pieces."""
+    reader = FormReader(content_type)
+    for begin, end in pairwise(sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})):
+        reader.feed(body[begin:end])
+    return {name: data.getvalue() for name, data in reader.parts().items()}
+
+
+@given(
+    st.dictionaries(st.sampled_from(["reply", "f0", "f1"]), st.binary() | st.just(b"\r\n--b1--\r\n"), min_size=1),
+    st.lists(st.integers(0, 10_000)),
+    st.sampled_from([b"", b"\r\nwhatever follows\r\n\r\n", bytes(20_000)]),
+)
+def test_what_comes_is_taken_by_its_lengths(parts: dict[str, bytes], cuts: list[int], more: bytes) -> None:
+    body = b"".join(part(name, data) for name, data in parts.items()) + b"--b1--\r\n" + more
+    assert read(body, cuts) == parts
+    assert read(body, range(200)) == parts
 
 
 @pytest.mark.parametrize(
@@ -60,17 +75,20 @@ def test_what_comes_is_taken_by_its_lengths(parts: dict[str, bytes]) -> None:
         (CONTENT_TYPE, b""),
         (CONTENT_TYPE, part("reply", b"{}")),
         (CONTENT_TYPE, part("reply", b"{}")[:-4] + b"--b1--"),
+        (CONTENT_TYPE, part("reply", b"{}")[:-4]),
         (CONTENT_TYPE, b"--b1\r\nContent-Length: 2\r\n\r\n{}\r\n--b1--"),
         (CONTENT_TYPE, b'--b1\r\nContent-Disposition: form-data; name="reply"\r\n\r\n{}\r\n--b1--'),
+        (CONTENT_TYPE, part("reply", b"{}") + b"--b2--"),
+        (CONTENT_TYPE, b"--b1\r\n" + b"x" * 100_000),
     ],
 )
 def test_a_form_that_is_none_is_refused(content_type: str, body: bytes) -> None:
     with pytest.raises(BadReply):
-        read_form(content_type, body)
+        read(body, content_type=content_type)
 
 
-@given(st.binary(), st.integers(0, 100))
-def test_whatever_comes_is_parts_or_an_error_of_ours(noise: bytes, at: int) -> None:
+@given(st.binary(), st.integers(0, 100), st.lists(st.integers(0, 200)))
+def test_whatever_comes_is_parts_or_an_error_of_ours(noise: bytes, at: int, cuts: list[int]) -> None:
     body = part("reply", b"{}") + b"--b1--\r\n"
     with suppress(BadReply):
-        read_form(CONTENT_TYPE, body[:at] + noise + body[at:])
+        read(body[:at] + noise + body[at:], cuts)
