@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from kodou import arrays, tables
 from kodou.image import Image
 from kodou.multipart import Buffer, Form, form
-from kodou.tags import tag_of
+from kodou.tags import dumps, tag_of
 
 _ATOMS = frozenset({type(None), bool, int, float, str})
 _BYTES = (bytes, bytearray, memoryview)
@@ -59,7 +58,7 @@ class Arguments:
 
     def body(self, members: Mapping[str, Any]) -> bytes | Form:
         """A request's members, with the files that its arguments need."""
-        text = json.dumps(members, separators=(",", ":")).encode()
+        text = dumps(members)
         return form(text, self.files) if self.files else text
 
     def _members(self, members: dict[Any, Any], where: Where) -> dict[str, Any]:

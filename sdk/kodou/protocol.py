@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from kodou.errors import BadReply, KodouError, error_class
 from kodou.messages import EVENT_STREAM, JSON, EnvironmentInfo, Reply, Request, Response, Setup
+from kodou.tags import dumps
 
 # Python 3.9 evaluates these two, and has no `|` between types.
 Element = Union[str, Mapping[str, Any]]
@@ -45,7 +46,7 @@ def setup_request(
         members["version"] = version
     members.update(options or {})
     accept = EVENT_STREAM if stream else JSON
-    return Request("POST", f"/environment/{quote(language, safe='')}/setup", _encode(members), accept, repeatable=True)
+    return Request("POST", f"/environment/{quote(language, safe='')}/setup", dumps(members), accept, repeatable=True)
 
 
 def call_request(
@@ -65,7 +66,7 @@ def call_request(
     members["args"] = list(args)
     if kwargs:
         members["kwargs"] = dict(kwargs)
-    return Request("POST", call_path(language), _encode(members))
+    return Request("POST", call_path(language), dumps(members))
 
 
 def call_path(language: str) -> str:
@@ -92,7 +93,7 @@ def read_environment(response: Response) -> dict[str, Any]:
 
 
 def close_request(session_id: str) -> Request:
-    return Request("DELETE", "/session", _encode({"sessionid": session_id}), repeatable=True)
+    return Request("DELETE", "/session", dumps({"sessionid": session_id}), repeatable=True)
 
 
 def read_setup(response: Response) -> Setup:
@@ -133,10 +134,6 @@ def read_closed(response: Response) -> None:
         _accepted(response)
 
 
-def _encode(members: Mapping[str, Any]) -> bytes:
-    return json.dumps(members, separators=(",", ":")).encode()
-
-
 def _accepted(response: Response) -> dict[str, Any]:
     return checked(read_object(response.body, response.status), response)
 
@@ -169,9 +166,12 @@ def read_object(text: bytes | str, status: int) -> dict[str, Any]:
     """A body or an event's data as a JSON object. Raises `BadReply`, which quotes the beginning of what it is instead."""
     try:
         members = json.loads(text)
-    except (ValueError, RecursionError) as exc:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
         shown = text[:MAX_SHOWN] if isinstance(text, str) else text[:MAX_SHOWN].decode("utf-8", "replace")
         msg = f"the server's reply (status {status}) is not JSON: {shown!r}"
+        raise BadReply(msg, status=status) from exc
+    except ValueError as exc:  # an integer of more digits than Python reads
+        msg = f"the server's reply cannot be read here: {exc}"
         raise BadReply(msg, status=status) from exc
     if not isinstance(members, dict):
         msg = f"the server's reply (status {status}) is not a JSON object"

@@ -4,6 +4,7 @@ import datetime
 import decimal
 import enum
 import json
+import math
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -33,7 +34,7 @@ values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats(allow_nan=False)
     | st.text()
     | st.binary()
     | st.sampled_from(["r1", "f0", "aGk=", "pandas"]),
@@ -64,6 +65,22 @@ def there_and_back(env: kodou.Environment, value: Any) -> Any:
 @given(value=values)
 def test_json_and_bytes_come_back_as_they_went(env: kodou.Environment, value: Any) -> None:
     assert there_and_back(env, value) == value
+
+
+@given(value=values, number=st.sampled_from([math.nan, math.inf, -math.inf, np.float64("nan")]))
+def test_numbers_that_are_not_finite_come_back_as_they_went(
+    env: kodou.Environment, loopback: Loopback, value: Any, number: float
+) -> None:
+    plain = float(number)
+    back = there_and_back(env, [number, {"$object": [number], "$float": number}, value])
+    assert repr(back) == repr([plain, {"$object": [plain], "$float": plain}, value])
+    json.loads(loopback.requests[-1].json, parse_constant=pytest.fail)
+
+
+def test_what_looks_like_a_tag_once_its_number_is_one_is_none(env: kodou.Environment) -> None:
+    assert env.repr({"$object": math.nan, "a": 1}) == "{'$object': nan, 'a': 1}"
+    assert env.repr({"$object": math.nan}) == "{'$object': nan}"
+    assert env.repr({"$object": {"$float": "NaN"}}) == "{'$object': {'$float': 'NaN'}}"
 
 
 @given(array=npst.arrays(dtypes, npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)))
