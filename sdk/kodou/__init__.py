@@ -10,7 +10,7 @@ holds the same for asyncio and trio, `kodou.errors` what can go wrong. `Client` 
 namepaths.
 """
 
-from kodou import aio
+from kodou import aio, errors
 from kodou.aio import AsyncClient
 from kodou.client import Client
 from kodou.discovery import Description, Member
@@ -45,5 +45,6 @@ __all__ = [
     "Session",
     "Unavailable",
     "aio",
+    "errors",
     "step",
 ]

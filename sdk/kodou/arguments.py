@@ -96,4 +96,5 @@ def _reason(value: Any) -> str:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if callable(value):
         return f"{name} {getattr(value, '__name__', '')!r} lives in this process; name a function of the environment"
-    return f"a {name} would not arrive as one: make it in the environment, from text or numbers"
+    article = "an" if name[0] in "aeiou" else "a"
+    return f"{article} {name} would not arrive as one: make it in the environment, from text or numbers"

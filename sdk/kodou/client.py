@@ -156,6 +156,9 @@ class Client:
             headers=request.headers,
         )
 
+    def __repr__(self) -> str:
+        return f"<Client of {self._address.url}>"
+
     def close(self) -> None:
         """Let go of the connections; sessions live on. May be called twice."""
         self._http.close()

@@ -44,18 +44,22 @@ def handle_html(value: Expression) -> str:
     return f"<b>{html.escape(found.name)}</b> <i>{html.escape(found.type)}</i><pre>{html.escape(found.repr)}</pre>"
 
 
-def environment(dependencies: str | Iterable[str], session: Session | AsyncSession | None) -> str:
+def environment(dependencies: str | Iterable[str], session: Session | AsyncSession | None, *, closed: bool) -> str:
     info = session.environment if session is not None else None
     if info is None:
-        return f"<Environment {list(dependencies)}, not open>"
+        return f"<Environment {list(dependencies)}, {_state(closed)}>"
     return f"<Environment {info.id}: {_language(info)}{''.join(f', {name} {v}' for name, v in info.packages.items())}>"
 
 
-def environment_html(dependencies: str | Iterable[str], session: Session | AsyncSession | None) -> str:
+def environment_html(dependencies: str | Iterable[str], session: Session | AsyncSession | None, *, closed: bool) -> str:
     info = session.environment if session is not None else None
     if info is None:
-        return f"<b>Environment</b> {html.escape(', '.join(dependencies))} (not open)"
+        return f"<b>Environment</b> {html.escape(', '.join(dependencies))} ({_state(closed)})"
     return info_html(info)
+
+
+def _state(closed: bool) -> str:
+    return "closed" if closed else "not open"
 
 
 def info_html(info: EnvironmentInfo) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from kodou import display, evaluation
-from kodou.errors import CallFailed, KodouError, RemoteError, ValueNotSerializable
+from kodou.errors import KodouError, ValueNotSerializable
 from kodou.expressions import Composition as _Composition
 from kodou.expressions import Evaluable, called, source
 from kodou.expressions import Expression as _Expression
@@ -31,8 +32,7 @@ class _Blocking(Evaluable):
     """
 
     _scope: Environment
-    _reply: Reply | None = None
-    _failure: CallFailed | None = None
+    _tried = False
     __hash__ = None  # type: ignore[assignment]  # as equality is that of values
 
     def value(self, *, timeout: float | None = None) -> Any:
@@ -45,15 +45,8 @@ class _Blocking(Evaluable):
 
     def reply(self, *, timeout: float | None = None) -> Reply:
         """As `value`, with what was printed, the value's type and the time it took."""
-        if self._failure is not None:
-            raise self._failure.again()
-        if self._reply is None:
-            try:
-                self._reply = self._scope._client.run(evaluation.evaluated(self, timeout))
-            except (RemoteError, ValueNotSerializable) as exc:  # it was run to its end; another time may be too often
-                self._failure = exc.again()
-                raise
-        return self._reply
+        self._tried = True
+        return self._scope._client.run(evaluation.evaluated(self, timeout))
 
     def keep(self, *, timeout: float | None = None) -> Handle:
         """Evaluate it and leave the value in the session: a handle stands for it, as an argument or to go on from.
@@ -79,7 +72,8 @@ class _Blocking(Evaluable):
         return format(self.value(), specification) if specification else str(self)
 
     def _repr_html_(self) -> str | None:
-        if not self._evaluates():
+        failed = self._tried and self._reply is None and not isinstance(self._failure, ValueNotSerializable)
+        if failed or not self._evaluates():  # its text has raised already, and would run it once more
             return None
         try:
             return display.value_html(self.value())
@@ -129,6 +123,9 @@ class _Blocking(Evaluable):
     def __int__(self) -> int:
         return int(self.value())
 
+    def __index__(self) -> int:
+        return operator.index(self.value())
+
     def __float__(self) -> float:
         return float(self.value())
 
@@ -145,12 +142,29 @@ class _Blocking(Evaluable):
         return library("numpy").asarray(self.value(), dtype=dtype)
 
 
+class Documented:
+    """The docstring of a class whose objects have that of what they name: for `help`, and `?` in a notebook."""
+
+    def __init__(self, own: str | None) -> None:
+        self._own = own
+
+    def __get__(self, named: Expression | None, kind: type) -> str | None:
+        if named is None or called(named) or named._scope._session is None:
+            return self._own
+        with suppress(KodouError, ValueError):
+            described = named._scope.describe(named)
+            return f"{described.name}{described.signature or ''}\n\n{described.doc or ''}"
+        return self._own
+
+
 class Expression(_Blocking, _Expression):
     """A namepath with arguments: `env.numpy.array([2, 4, 6]).sum()`. Attribute access and calls make longer ones.
 
     An attribute that this class has itself (`value`, `reply`, `keep`, `stream`, `attr`), or one that begins with an underscore,
     is reached through `attr("name")`. A subscript is the value's: `env.numpy.arange(10)[2:5]`.
     """
+
+    __doc__ = Documented(__doc__)
 
     def _help(self) -> str | None:
         if called(self):
@@ -170,9 +184,7 @@ class Composition(_Blocking, _Composition):
 class Handle(Expression):
     """A value that is kept in the session. `value()` gives it as it is now."""
 
-    def reply(self, *, timeout: float | None = None) -> Reply:
-        self._reply = self._failure = None  # what is kept may change
-        return super().reply(timeout=timeout)
+    __doc__ = Documented(__doc__)
 
     def __repr__(self) -> str:
         return display.handle(self)

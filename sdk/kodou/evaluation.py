@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kodou.arguments import Arguments
-from kodou.errors import CallFailed, ReferenceNotFound
+from kodou.errors import CallFailed, ReferenceNotFound, RemoteError, ValueNotSerializable
 from kodou.expressions import Evaluable, Expression, Operation, Step, handle, use
 from kodou.lowering import Plan, Stage, lowered, shared
 from kodou.messages import EVENT_STREAM, JSON, Reply, Request, Response
@@ -25,9 +25,24 @@ COMPOSE_PATH = "/kompose"
 
 
 def evaluated(value: Evaluable, timeout_s: float | None = None) -> Talk[Reply]:
-    """The reply with the value. Raises what `read_value` does, ValueError, TypeError: see `lowering`, `Arguments`."""
+    """The reply with the value. It is remembered, and so is what was raised; but what is kept may change.
+
+    Raises:  what `read_value` does; ValueError, TypeError: see `lowering`, `Arguments`.
+    """
+    if value._failure is not None:
+        raise value._failure.again()
+    if value._reply is not None:
+        return value._reply
     written = yield from _written(value, timeout_s)
-    return (yield from performed(written.references, written.request))
+    try:
+        reply = yield from performed(written.references, written.request)
+    except (RemoteError, ValueNotSerializable) as exc:  # it was run to its end; another time may be too often
+        if handle(value) is None:
+            value._failure = exc.again()
+        raise
+    if handle(value) is None:
+        value._reply = reply
+    return reply
 
 
 def kept(value: Evaluable, timeout_s: float | None = None) -> Talk[tuple[Scope, Kept]]:

@@ -16,10 +16,14 @@ from kodou.references import Kept
 from kodou.stand_in import StandIn
 
 if TYPE_CHECKING:
+    from kodou.errors import CallFailed
+    from kodou.messages import Reply
     from kodou.scope import Scope
 
 
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes})
+# Methods that IPython calls on whatever it shows help of.
+_PROBES = frozenset({"getdoc"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,8 @@ class Evaluable(StandIn):
 
     _scope: Scope
     _used = False
+    _reply: Reply | None = None
+    _failure: CallFailed | None = None
 
     # numpy and pandas then leave `array | expression` to `__ror__` here.
     __array_ufunc__ = None
@@ -108,7 +114,8 @@ class Expression(Evaluable):
     def __getattr__(self, name: str) -> Any:
         # Python and its tools ask any object for these; none of them is meant for the server.
         if name.startswith("_"):
-            raise AttributeError(name)
+            msg = f"{name!r} begins with an underscore: attr({name!r}) reaches what is called so in the environment"
+            raise AttributeError(msg)
         return self.attr(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +131,7 @@ class Expression(Evaluable):
         return self.attr("__getitem__")(_key(self._scope, key))
 
     def _waits(self) -> bool:
-        return bool(self._steps) and self._steps[-1].args is not None
+        return bool(self._steps) and self._steps[-1].args is not None and self._steps[-1].name not in _PROBES
 
 
 class Composition(Evaluable):
@@ -234,4 +241,4 @@ def _key(scope: Scope, key: Any) -> Any:
         return scope["builtins.slice"](key.start, key.stop, key.step)
     if isinstance(key, tuple):
         return scope["builtins.tuple"]([_key(scope, part) for part in key])
-    return key
+    return scope["builtins.Ellipsis"] if key is ... else key

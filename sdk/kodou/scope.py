@@ -34,7 +34,8 @@ class Scope(StandIn):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(name)
+            msg = f"{name!r} begins with an underscore: env[{name!r}] reaches what is called so in the environment"
+            raise AttributeError(msg)
         return self._expressed((Step(name),))
 
     def __getitem__(self, name: str) -> Any:

@@ -51,6 +51,13 @@ class _Held:
 
         return performed(self.references, request)
 
+    @property
+    def _environment_id(self) -> str:
+        if self.environment is None:
+            msg = "a session that was taken up by its id does not know its environment: ask `Client.lock`"
+            raise RuntimeError(msg)
+        return self.environment.id
+
     def _reference(self, value: Any) -> str | None:
         if not isinstance(value, Evaluable):
             return None
@@ -96,6 +103,10 @@ class Session(_Held):
     def function(self, namepath: Namepath, *, timeout: float | None = None) -> Function:
         """A callable that stands for the remote one: `norm = session.function("numpy.linalg.norm")`."""
         return Function(self, namepath, timeout)
+
+    def lock(self) -> Any:
+        """See `Client.lock`. Raises RuntimeError: it was taken up by its id."""
+        return self._client.lock(self._environment_id)
 
     def close(self) -> None:
         """End it and its sandbox. May be called twice."""
@@ -147,6 +158,10 @@ class AsyncSession(_Held):
     def function(self, namepath: Namepath, *, timeout: float | None = None) -> AsyncFunction:
         """See `Session.function`; what it returns is awaited."""
         return AsyncFunction(self, namepath, timeout)
+
+    async def lock(self) -> Any:
+        """See `Session.lock`."""
+        return await self._client.lock(self._environment_id)
 
     async def close(self) -> None:
         """End it and its sandbox. May be called twice."""

@@ -20,6 +20,14 @@ class StandIn:
             raise AttributeError(msg)
         super().__setattr__(name, value)
 
+    def __setitem__(self, key: object, value: object) -> NoReturn:
+        msg = "items are not set from here; `env.operator.setitem(handle, key, …).value()` does it to what is kept"
+        raise TypeError(msg)
+
+    def __delitem__(self, key: object) -> NoReturn:
+        msg = "items are not deleted from here; `env.operator.delitem(handle, key).value()` does it to what is kept"
+        raise TypeError(msg)
+
     def __copy__(self) -> Self:
         return self  # there is no second one of what it stands for
 
@@ -27,5 +35,5 @@ class StandIn:
         return self
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        msg = f"a {type(self).__name__} belongs to its process and is not pickled: send its value"
+        msg = f"{type(self).__name__} objects belong to their process and are not pickled: send the value"
         raise TypeError(msg)

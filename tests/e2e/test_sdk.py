@@ -1,6 +1,7 @@
 """The SDK against a real server: expressions give what Python gives, in both shells, for values of all kinds."""
 
 import ast
+import json
 import math
 import operator
 import re
@@ -103,8 +104,12 @@ def test_names_are_completed_and_described(env: kodou.Environment) -> None:
 def test_a_lock_makes_the_same_environment(client: kodou.Client, env: kodou.Environment) -> None:
     info = env.session.environment
     assert info is not None
-    with kodou.Environment(client=client, lock=client.lock(info.id)) as again:
+    lock = env.session.lock()
+    assert lock == client.lock(info.id)
+    with kodou.Environment(client=client, lock=json.loads(json.dumps(lock))) as again:
         assert again.session.environment.id == info.id  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="taken up by its id"):
+        client.session(env.session.id).lock()
 
 
 @pytest.mark.anyio

@@ -151,6 +151,9 @@ class AsyncClient:
             headers=request.headers,
         )
 
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self._address.url}>"
+
     async def close(self) -> None:
         """Let go of the connections; sessions live on. May be called twice."""
         await self._http.aclose()

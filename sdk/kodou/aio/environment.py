@@ -106,7 +106,7 @@ class Environment(Scope):
             await self.close()
 
     def __repr__(self) -> str:
-        return display.environment(self._dependencies, self._session)
+        return display.environment(self._dependencies, self._session, closed=self._closed)
 
     def _repr_html_(self) -> str:
-        return display.environment_html(self._dependencies, self._session)
+        return display.environment_html(self._dependencies, self._session, closed=self._closed)

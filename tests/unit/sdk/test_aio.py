@@ -28,6 +28,15 @@ async def test_an_expression_is_awaited(aenv: kodou.aio.Environment, loopback: L
     assert await aenv.dict(a=aenv.len("ab")) == {"a": 2}
 
 
+async def test_it_is_evaluated_once(aenv: kodou.aio.Environment, loopback: Loopback) -> None:
+    number, failing = aenv.random.random(), aenv.math.sqrt(-1)
+    assert await number == await number.value() == (await number.reply()).value
+    for _ in range(2):
+        with pytest.raises(kodou.RemoteError, match="math domain error"):
+            await failing
+    assert len(loopback.calls) == 2
+
+
 async def test_nothing_else_evaluates(aenv: kodou.aio.Environment, loopback: Loopback) -> None:
     total = aenv.numpy.array([2, 4, 6]).sum()
     assert repr(total) == "<numpy.array([2, 4, 6]).sum()>"

@@ -1,14 +1,16 @@
 """How things look, on a terminal, in a notebook, to completion."""
 
+import inspect
 import io
 import sys
+import warnings
 from typing import Any
 
 import httpx
 import kodou
 import pytest
 from kodou import Image, Progress
-from kodou.errors import AttributeNotFound, BuildFailed
+from kodou.errors import AttributeNotFound, BuildFailed, CallFailed
 from kodou.progress import bar, line
 
 from tests.unit.sdk.loopback import Loopback
@@ -18,7 +20,13 @@ def test_an_environment_shows_what_it_has(env: kodou.Environment) -> None:
     assert repr(env) == "<Environment e1: Python 3.12.4, numpy 2.4>"
     assert "<td>numpy</td><td>2.4</td>" in env._repr_html_()
     assert env._repr_html_() == env.session._repr_html_()
-    assert repr(kodou.Environment(["numpy"], client=env._client)) == "<Environment ['numpy'], not open>"
+    other = kodou.Environment(["numpy"], client=env._client)
+    assert repr(other) == "<Environment ['numpy'], not open>"
+    assert "numpy (not open)" in other._repr_html_()
+    other.close()
+    assert repr(other) == "<Environment ['numpy'], closed>"
+    assert "numpy (closed)" in other._repr_html_()
+    assert repr(env._client) == "<Client of http://host>"
 
 
 def test_notebooks_show_frames_and_images(env: kodou.Environment) -> None:
@@ -31,6 +39,36 @@ def test_notebooks_show_frames_and_images(env: kodou.Environment) -> None:
     picture = Image(b"<svg/>", "image/svg+xml")
     assert picture._repr_mimebundle_() == {"image/svg+xml": "<svg/>"}
     assert "svg" in repr(picture)
+
+
+def test_a_notebook_runs_what_fails_once(env: kodou.Environment, loopback: Loopback) -> None:
+    for code in ("timeout", "exception", "worker_died"):
+        loopback.answers = [httpx.Response(200, json={"error": True, "code": code})]
+        failing = env.len([code])
+        with pytest.raises(CallFailed):
+            repr(failing)
+        assert failing._repr_html_() is None
+        assert loopback.answers == []
+    assert len(loopback.calls) == 3
+    with pytest.raises(kodou.RemoteError):
+        env.math.sqrt(-1)._repr_html_()
+
+
+def test_help_is_of_what_is_named(env: kodou.Environment, loopback: Loopback) -> None:
+    assert "math.sqrt(x, /)\n\nReturn the square root" in str(env.math.sqrt.__doc__)
+    assert str(inspect.getdoc(env.list([1]).keep())).startswith("r1")
+    own = inspect.getdoc(kodou.Expression)
+    assert str(own).startswith("A namepath with arguments")
+    assert str(kodou.Handle.__doc__).startswith("A value that is kept")
+    assert inspect.getdoc(env.no_such_name) == own
+    called = env.math.sqrt(4)
+    assert inspect.getdoc(called) == own
+    assert called == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.math.sqrt.getdoc()  # as IPython does
+    env.close()
+    assert inspect.getdoc(env.math.sqrt) == own
 
 
 def test_a_name_is_described_without_being_run(env: kodou.Environment) -> None:

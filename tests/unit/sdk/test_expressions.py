@@ -104,9 +104,9 @@ def test_a_function_as_an_argument_is_that_function(env: kodou.Environment) -> N
 def test_own_names_and_underscores_are_reached_by_attr(env: kodou.Environment) -> None:
     assert env.inspect.Parameter("x", 1).attr("_kind") == 1
     assert env["map"].attr("__name__") == "map"
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match=r"attr\('_secret'\) reaches"):
         env.math._secret  # noqa: B018
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match=r"env\['_secret'\] reaches"):
         env._secret  # noqa: B018
 
 
@@ -116,6 +116,7 @@ def test_subscripts_are_those_of_the_value(env: kodou.Environment) -> None:
     assert array[1, 2] == 6
     assert array[0][1:3].value().tolist() == [1, 2]
     assert array[1:, 0].value().tolist() == [4, 8]
+    assert array[..., 1].value().tolist() == [1, 5, 9]
 
 
 def test_what_was_called_can_be_called_again(env: kodou.Environment) -> None:
@@ -135,6 +136,8 @@ def test_values_stand_where_python_wants_values(env: kodou.Environment) -> None:
     assert list(env.list("ab")) == ["a", "b"]
     assert len(env.list("ab")) == 2
     assert "a" in env.list("ab")
+    assert "abcd"[three] == "d"
+    assert list(range(three)) == [0, 1, 2]
     assert f"{three:03d} {three}" == "003 3"
     assert np.asarray(env.numpy.arange(2)).tolist() == [0, 1]
     assert np.asarray(env.list([1, 2]), dtype="f8").dtype == "f8"
@@ -229,10 +232,21 @@ def test_an_attribute_is_not_set_here_alone(env: kodou.Environment, loopback: Lo
     assert kept.a == 2
 
 
+def test_an_item_is_neither_set_nor_deleted_here(env: kodou.Environment) -> None:
+    items = env.list([1, 2]).keep()
+    with pytest.raises(TypeError, match=r"`env\.operator\.setitem"):
+        items[0] = 5
+    with pytest.raises(TypeError, match=r"`env\.operator\.delitem"):
+        del items[0]
+    env.operator.setitem(items, 0, 5).value()
+    env.operator.delitem(items, 1).value()
+    assert items == [5]
+
+
 def test_a_copy_is_the_same_and_a_pickle_is_refused(env: kodou.Environment) -> None:
     for stand_in in (env, env.math.pi, env.list | env.sum):
         assert copy.copy(stand_in) is copy.deepcopy(stand_in) is stand_in
-        with pytest.raises(TypeError, match="not pickled: send its value"):
+        with pytest.raises(TypeError, match="not pickled: send the value"):
             pickle.dumps(stand_in)
 
 
