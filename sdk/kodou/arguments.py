@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from kodou.tags import dumps, tag_of
 
 _ATOMS = frozenset({type(None), bool, int, float, str})
 _BYTES = (bytes, bytearray, memoryview)
+# Fewer cost less within the JSON than as a file of their own, of which a request may have only so many.
+INLINE_BYTES = 1024
 
 Where = tuple[Any, ...]
 
@@ -39,7 +42,7 @@ class Arguments:
         if isinstance(value, dict):
             return self._members(value, where)
         if isinstance(value, _BYTES):
-            return {"$file": self.attach(value)}
+            return self._bytes(value)
         if isinstance(value, Image):
             return {"$file": self.attach(value.data)}
         name = self._reference(value)
@@ -60,6 +63,12 @@ class Arguments:
         """A request's members, with the files that its arguments need."""
         text = dumps(members)
         return form(text, self.files) if self.files else text
+
+    def _bytes(self, value: Buffer) -> dict[str, Any]:
+        if memoryview(value).nbytes <= INLINE_BYTES:
+            return {"$bytes": base64.b64encode(bytes(value)).decode()}
+        gaps = isinstance(value, memoryview) and not value.c_contiguous
+        return {"$file": self.attach(bytes(value) if gaps else value)}
 
     def _members(self, members: dict[Any, Any], where: Where) -> dict[str, Any]:
         for key in members:
@@ -94,6 +103,8 @@ def refused(reason: str, where: Where) -> TypeError:
 def _reason(value: Any) -> str:
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if hasattr(kind, "to_frame"):  # a series or an index
+        return f"a {name} would not arrive as one: send its `to_numpy()` or `to_frame()`"
     if callable(value):
         return f"{name} {getattr(value, '__name__', '')!r} lives in this process; name a function of the environment"
     article = "an" if name[0] in "aeiou" else "a"

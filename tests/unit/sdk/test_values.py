@@ -169,6 +169,14 @@ def test_bytes_and_arrays_go_beside_the_json_and_plain_values_in_it(env: kodou.E
     assert loopback.requests[-1].headers["content-type"] == "application/json"
 
 
+def test_a_few_bytes_go_in_the_json(env: kodou.Environment, loopback: Loopback) -> None:
+    keys = [bytes([i % 256]) * 32 for i in range(1000)]
+    assert env.map(env.len, keys) == [32] * 1000
+    assert loopback.requests[-1].files == {}
+    assert there_and_back(env, memoryview(bytes(range(256)) * 20)[::2]) == (bytes(range(256)) * 20)[::2]
+    assert there_and_back(env, memoryview(b"abc")[::-1]) == b"cba"
+
+
 def test_sessions_take_and_give_the_same_values(client: kodou.Client) -> None:
     with client.setup() as session:
         assert session.call("builtins.len", b"abc") == 3
@@ -207,7 +215,9 @@ def test_subclasses_of_plain_types_go_as_those(env: kodou.Environment) -> None:
         (1j, "a complex would not"),
         ({1: 2}, "a key of type int"),
         (len, "lives in this process"),
-        (object(), "a object would not"),
+        (object(), "an object would not"),
+        (pd.Series([1]), r"pandas.*Series would not arrive as one: send its `to_numpy\(\)`"),
+        (pl.Series([1]), r"polars.*Series would not .* `to_frame\(\)`"),
         (np.array([object()]), "dtype object"),
         (np.ma.array([1], mask=[True]), "mask"),
         (np.datetime64("2024"), "numpy.datetime64"),
@@ -226,6 +236,23 @@ def test_what_would_not_arrive_is_refused_with_its_place(env: kodou.Environment,
     with pytest.raises(TypeError, match=why) as caught:
         call.value()
     assert str(caught.value).startswith("len[0][1]['a']")
+
+
+@given(
+    path=st.lists(st.text(max_size=3) | TAGS | st.integers(0, 2), max_size=5),
+    beside=values,
+    foreign=st.dates() | st.times() | st.uuids() | st.decimals() | st.complex_numbers() | st.sets(st.integers()),
+)
+def test_wherever_it_stands_the_place_is_told(
+    env: kodou.Environment, path: list[str | int], beside: Any, foreign: Any
+) -> None:
+    tree = foreign
+    for key in reversed(path):
+        tree = [*[beside] * key, tree] if isinstance(key, int) else {"": beside, key: tree}
+    call = env.len(tree)
+    with pytest.raises(TypeError, match="would not arrive as one") as caught:
+        call.value()
+    assert str(caught.value).startswith("len[0]" + "".join(f"[{key!r}]" for key in path) + ": a")
 
 
 def test_images_come_as_images(env: kodou.Environment) -> None:
