@@ -13,7 +13,7 @@ from orchestrator.api import call_replies, problems, sse
 from orchestrator.api.accepting import Wanted
 from orchestrator.api.problems import Header
 from orchestrator.errors import KodouError
-from orchestrator.sandboxes.events import Events
+from orchestrator.sandboxes.events import Event, Events
 from orchestrator.sessions.manager import CallOutcome
 from orchestrator.unforeseen import ours
 
@@ -41,9 +41,9 @@ async def stream(
     running.add_done_callback(lambda _: events.end())
     reply = _Stream(send)
     try:
-        async for event in sse.with_silences(aiter(events), keep_alive_s):
-            if event is not None:
-                await reply.event(event.name, event.body)
+        async for told in sse.with_silences(aiter(events), keep_alive_s):
+            if told is not None:
+                await reply.events(told)
             elif reply.begun:
                 await reply.send(_KEEP_ALIVE)
         outcome = await running
@@ -69,10 +69,10 @@ class _Stream:
         self.begun = True
         await self._send({"type": "http.response.start", "status": 200, "headers": [_CONTENT_TYPE, *headers]})
 
-    async def event(self, name: str, data: bytes) -> None:
+    async def events(self, told: list[Event]) -> None:
         if not self.begun:
             await self.begin([])
-        await self.send(sse.sent(name, data))
+        await self.send(b"".join([sse.sent(event.name, event.body) for event in told]))
 
     async def send(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})

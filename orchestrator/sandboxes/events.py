@@ -1,12 +1,13 @@
 """What a running call tells before its reply: pieces of output, items of a generator."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 # Told and not yet taken: past this the runner is not read from, so that what it prints waits in the sandbox.
 _MOST_BYTES = 256 * 1024
+# Of an event besides its body: many small ones take more than they hold.
+_EVENT_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Events:
     """The events of one call, in their order: told by the channel, taken by whoever made the call."""
 
     def __init__(self) -> None:
-        self._told: deque[Event] = deque()
+        self._told: list[Event] = []
         self._bytes = 0
         self._ended = False
         self._news = asyncio.Event()
@@ -32,7 +33,7 @@ class Events:
         if self._ended:
             return True  # nobody listens
         self._told.append(event)
-        self._bytes += len(event.body)
+        self._bytes += len(event.body) + _EVENT_BYTES
         self._news.set()
         return self._bytes < _MOST_BYTES
 
@@ -46,18 +47,18 @@ class Events:
         self._news.set()
         self._make_room()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncIterator[list[Event]]:
+        """What was told since the last time: one event, or many where they come faster than they are taken."""
         while True:
-            while self._told:
-                event = self._told.popleft()
-                self._bytes -= len(event.body)
-                if self._bytes < _MOST_BYTES:
-                    self._make_room()
-                yield event
-            if self._ended:
+            if self._told:
+                told, self._told, self._bytes = self._told, [], 0
+                self._make_room()
+                yield told
+            elif self._ended:
                 return
-            self._news.clear()
-            await self._news.wait()
+            else:
+                self._news.clear()
+                await self._news.wait()
 
     def _make_room(self) -> None:
         callback, self._room = self._room, None

@@ -223,9 +223,9 @@ class Calls:
         limit = self._limits.max_reply_bytes
 
         def tell(index: int, item: Any) -> None:
-            self._end_if_forked()
             place["item"] = index
             text, _ = encode(item, max_bytes=limit, nonfinite_as_strings=nonfinite_as_strings)
+            self._end_if_forked()
             if len(text) > limit:
                 msg = f"an item takes more than {limit} bytes"
                 raise ReplyTooLarge(msg)

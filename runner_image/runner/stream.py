@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 # Between two looks for output.
 _LOOK_S = 0.02
-# Of output in one event.
+# Of output in one event, and of events that are sent together.
 _PIECE_BYTES = 64 * 1024
+# Between two looks so many items are sent at once, each by itself. What comes faster than that is sent together, at the
+# next look at the latest: a write for each would cost more than all else.
+_AT_ONCE = 10
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -37,6 +40,8 @@ class Stream:
         self._capture = capture
         self._pid = os.getpid()
         self._sending = Lock()
+        self._unsent = bytearray()
+        self._items = 0  # since the last look
         tails = capture.follow(max_output_bytes, self.close)
         self._outputs = [(tail, getincrementaldecoder("utf-8")("replace")) for tail in tails]
         self._closing = Event()
@@ -44,13 +49,14 @@ class Stream:
         self._looking.start()
 
     def item(self, index: int, value: bytes) -> None:
-        """Tell the next item of a generator; `value` is its JSON."""
-        if os.getpid() != self._pid:
-            os._exit(1)  # a process that user code forked inside its generator
+        """Tell the next item of a generator; `value` is its JSON. Not for a process that user code forked."""
         self._capture.flush()
         with self._sending:
             self._tell_output()
-            self._send(frames.ITEM, b'{"index":%d,"value":%b}' % (index, value))
+            self._tell(frames.ITEM, b'{"index":%d,"value":%b}' % (index, value))
+            self._items += 1
+            if self._items <= _AT_ONCE:
+                self._send()
 
     def close(self) -> None:
         """Tell what is left of the output; nothing is told after it. May be called twice."""
@@ -60,24 +66,35 @@ class Stream:
         self._looking.join()
         with self._sending:
             self._tell_output(last=True)
+            self._send()
 
     def _look(self) -> None:
         while not self._closing.wait(_LOOK_S):
             try:
                 with self._sending:
+                    self._items = 0
                     self._tell_output()
+                    self._send()
             except (OSError, ValueError):  # the connection ended: the call's own reply will find out
                 return
 
     def _tell_output(self, *, last: bool = False) -> None:
         for tail, decoder in self._outputs:
-            more = True
-            while more:
-                data = tail.read(_PIECE_BYTES)
-                more = len(data) == _PIECE_BYTES
-                text = decoder.decode(data, last and not more)
+            data = tail.read(_PIECE_BYTES)
+            while data or last:
+                text = decoder.decode(data, last and not data)
                 if text:
-                    self._send(frames.OUTPUT, _encode({tail.name: text}).encode("utf-8", "replace"))
+                    self._tell(frames.OUTPUT, _encode({tail.name: text}).encode("utf-8", "replace"))
+                if not data:
+                    break
+                data = tail.read(_PIECE_BYTES)
 
-    def _send(self, kind: int, body: bytes) -> None:
-        self._sock.sendall(frames.encode(kind, body, call_id=self._call_id))
+    def _tell(self, kind: int, body: bytes) -> None:
+        self._unsent += frames.encode(kind, body, call_id=self._call_id)
+        if len(self._unsent) >= _PIECE_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, bytearray()
+        if unsent:
+            self._sock.sendall(unsent)

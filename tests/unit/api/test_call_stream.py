@@ -134,6 +134,21 @@ async def test_the_head_waits_for_the_first_event_and_silences_are_filled_after_
     assert silent.messages.get_nowait() == {"type": "http.response.body", "body": b"event: result\ndata: {}\n\n"}
 
 
+async def test_events_that_come_faster_than_they_are_sent_go_out_together() -> None:
+    count = 1000
+
+    async def run(*, events: Events) -> CallOutcome:
+        for index in range(count):
+            events.tell(Event("item", b'{"index":%d}' % index))
+        return CallOutcome(Value(b"{}"), False, 0.0, 0.0, 0.0)
+
+    sent = Sent()
+    await call_stream.stream(sent, run, accepted(b"text/event-stream"), request_id="r", auth_s=0.0)
+    bodies = [sent.messages.get_nowait().get("body", b"") for _ in range(sent.messages.qsize())]
+    assert len(bodies) == 3  # head, items, result
+    assert [data["index"] for name, data in read(b"".join(bodies).decode()) if name == "item"] == list(range(count))
+
+
 @pytest.mark.parametrize(
     "data",
     [b'{"a":\r\n1,\n\n"b": 2}', '{"a": "x\u2028y\u2029z\x85"}'.encode(), '{"ü": "日本"}'.encode()],
