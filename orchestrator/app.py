@@ -26,6 +26,7 @@ from orchestrator.api import (
     replies,
     sessions,
 )
+from orchestrator.api.head import HeadAsGet
 from orchestrator.api.middleware import Edge, HeldBytes
 from orchestrator.api.operations import Operations
 from orchestrator.api.parts import Parts
@@ -128,6 +129,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(references.router(parts))
     app.include_router(health.router(parts))
     app.include_router(docs.router(app))
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Edge, settings=parts.settings, held=held)
     return app
 
@@ -138,16 +140,17 @@ async def _http_problem(request: Request, exc: Exception) -> Response:
     if isinstance(exc, HTTPException) and exc.status_code == 404:
         error = NotFound(f"there is nothing at {request.url.path!r}")
     if isinstance(exc, HTTPException) and exc.status_code == 405:
-        allow = _allowed(request) or (exc.headers or {}).get("Allow", "")
+        allow = ", ".join(_allowed(request, exc))
         error = MethodNotAllowed(f"{request.method} is not among the methods here: {allow}", allow=allow)
     return replies.problem(request, error)
 
 
-def _allowed(request: Request) -> str:
+def _allowed(request: Request, exc: HTTPException) -> list[str]:
     """The methods of the path that was asked for; the framework has a route of its own for each, and tells one's."""
     path = getattr(request.scope.get("route"), "path", "")
-    described = request.app.openapi()["paths"].get(path, {})
-    return ", ".join(sorted(method.upper() for method in described))
+    described = request.app.openapi()["paths"].get(path) or (exc.headers or {}).get("Allow", "").split(", ")
+    allowed = {method.upper() for method in described}
+    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
 
 
 async def _validation_problem(request: Request, exc: Exception) -> Response:

@@ -80,7 +80,9 @@ def test_what_is_refused_is_refused_as_ever(server: Server, session: Session) ->
         assert stranger.post(CALL, json={"sessionid": session.id, "namepath": "a"}).json()["code"] == "unauthorized"
     assert session.post("math.nothing").json()["code"] == "attribute_not_found"
     assert session.client.get("/nowhere").status_code == 404
-    assert session.client.head("/healthz").status_code == 405
+    assert session.client.head(CALL).status_code == 405
+    head = session.client.head("/healthz")
+    assert (head.status_code, head.content, int(head.headers["content-length"]) > 0) == (200, b"", True)
     assert httpx.get(f"{server.url}/healthz", headers={"Host": "elsewhere.example"}).status_code == 421
     assert session.client.get("/openapi.json").json()["info"]["title"] == "kodou"
 

@@ -18,11 +18,11 @@ async def test_what_is_only_posted_to_is_no_environment(api: Any, path: str) -> 
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/session", "DELETE, GET"),
-        ("/environment/python", "GET"),
+        ("/session", "DELETE, GET, HEAD"),
+        ("/environment/python", "GET, HEAD"),
         ("/environment/python/setup", "POST"),
         ("/environment/python/call", "POST"),
-        ("/docs", "GET"),
+        ("/docs", "GET, HEAD"),
     ],
 )
 async def test_a_refused_method_is_told_all_that_are_allowed(api: Any, path: str, allowed: str) -> None:

@@ -55,6 +55,29 @@ async def test_every_refusal_is_a_problem(api: Any, method: str, path: str, stat
     assert reply.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/session", "/no/such"])
+async def test_head_is_answered_as_get(api: Any, path: str) -> None:
+    replies = [await api.client.request(method, path, headers=await api.bearer()) for method in ("GET", "HEAD")]
+    own = {"x-request-id", "content-length"}  # metrics count themselves
+    get, head = ({name: value for name, value in reply.headers.items() if name not in own} for reply in replies)
+    assert (head, replies[1].status_code) == (get, replies[0].status_code)
+
+
+async def test_head_is_refused_where_there_is_no_get(api: Any) -> None:
+    reply = await api.client.head("/environment/python/call", headers=await api.bearer())
+    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+
+
+async def test_head_is_counted_as_what_it_is(api: Any) -> None:
+    def counted() -> float:
+        labels = {"method": "HEAD", "route": "/docs", "status": "200"}
+        return telemetry.REGISTRY.get_sample_value("kodou_http_requests_total", labels) or 0
+
+    before = counted()
+    await api.client.head("/docs")
+    assert counted() == before + 1
+
+
 async def test_a_query_parameter_of_the_wrong_kind_is_a_problem_naming_it(api: Any) -> None:
     reply = await api.client.get("/session?all=perhaps", headers=await api.bearer())
     assert (reply.status_code, reply.json()["code"], reply.json()["field"]) == (422, "invalid_request", "query.all")
