@@ -18,8 +18,6 @@ from orchestrator.api.credentials import principal_of
 from orchestrator.api.middleware import headers_of, request_id
 from orchestrator.api.parts import Parts
 from orchestrator.api.protobuf import MEDIA_TYPE as PROTOBUF
-from orchestrator.api.protobuf import replies as protobuf_replies
-from orchestrator.api.protobuf import requests as protobuf_requests
 from orchestrator.auth.keys import Principal
 from orchestrator.errors import KodouError
 from orchestrator.sandboxes.work import File, Work
@@ -81,6 +79,8 @@ class CallEndpoint:
             return await call_stream.stream(send, run, wanted, request_id=request_id(scope), auth_s=auth_s)
         outcome = await self._sessions.call(sessionid, principal, work, timeout_s=timeout_s)
         if wanted.protobuf:
+            from orchestrator.api.protobuf import replies as protobuf_replies  # large, and seldom asked for
+
             return await protobuf_replies.respond(
                 send, outcome, self._settings, request_id=request_id(scope), auth_s=auth_s
             )
@@ -93,6 +93,8 @@ class CallEndpoint:
         if media_type == multipart.MEDIA_TYPE:
             return await self.uploads.take(scope, receive, principal.owner)
         if media_type == PROTOBUF:
+            from orchestrator.api.protobuf import requests as protobuf_requests
+
             return await protobuf_requests.take(scope, receive, self._settings)
         parsing.check_headers(headers)
         return await parsing.read_body(receive), ()

@@ -20,7 +20,6 @@ from orchestrator.api.kompose_bodies import Composed
 from orchestrator.api.kompose_credentials import ComposeCredentials
 from orchestrator.api.middleware import headers_of, request_id
 from orchestrator.api.parts import Parts
-from orchestrator.api.protobuf import replies as protobuf_replies
 from orchestrator.auth.keys import Principal
 from orchestrator.composition.aside import aside
 from orchestrator.composition.calling import Asked, Calling
@@ -147,6 +146,8 @@ class KomposeEndpoint:
             return await call_stream.stream(send, run, wanted, request_id=id, auth_s=auth_s)
         outcome = await run(events=None)
         if wanted.protobuf:
+            from orchestrator.api.protobuf import replies as protobuf_replies  # large, and seldom asked for
+
             return await protobuf_replies.respond(send, outcome, self._settings, request_id=id, auth_s=auth_s)
         return await call_replies.respond(send, outcome, wanted, request_id=id, auth_s=auth_s)
 

@@ -39,6 +39,10 @@ def test_a_call_does_not_load_the_server() -> None:
     }
 
 
+def test_the_server_starts_without_protocol_buffers() -> None:
+    assert {name for name in loaded_by("import orchestrator.server") if name.startswith("google.protobuf")} == set()
+
+
 def test_version(kodou: Kodou) -> None:
     assert kodou("--version").out == f"{__version__}\n"
 
