@@ -12,6 +12,7 @@ from .evaluation.namepath import apply
 from .evaluation.results import drained, told
 from .refusal import ArgumentRaised, NotAcceptable, NoValue, Refusal, ReplyTooLarge
 from .values.rendering import encode
+from .values.text import utf8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -280,5 +281,4 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _dumps(value: Any) -> bytes:
-    # Texts of the user's may hold lone surrogates, which UTF-8 does not have.
-    return _encode(value).encode("utf-8", "replace")
+    return utf8(_encode(value))

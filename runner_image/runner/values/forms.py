@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..describe import type_name
 from ..frames import JSON, TYPED
 from ..headroom import Headroom
-from ..refusal import NotAcceptable, NotSerializable
+from ..refusal import NotAcceptable, NotSerializable, ReplyTooLarge
 from . import rendering
 
 TYPE_CHECKING = False
@@ -27,6 +27,8 @@ MEDIA_TYPES = {
     "octets": "application/octet-stream",
 }
 _OF_JSON = frozenset({JSON, TYPED})
+# To see whether a value has a form, so much of it is written.
+_TRIAL_BYTES = 64 * 1024
 
 
 class Rendered:
@@ -108,7 +110,7 @@ def _content(value: Any, form: str, max_bytes: int) -> Content | None:
 def _not_acceptable(
     value: Any, lacking: Sequence[str], max_bytes: int, failure: NotSerializable | None
 ) -> NotAcceptable:
-    available = [form for form in _available(value, max_bytes) if form not in lacking]
+    available = [form for form in _available(value, lacking, max_bytes) if form not in lacking]
     has = ", ".join(MEDIA_TYPES[form] for form in available) or "none"
     msg = f"a value of type {type_name(type(value))} has none of the forms asked for; it has: {has}"
     if failure is not None:
@@ -116,16 +118,24 @@ def _not_acceptable(
     return NotAcceptable(msg, available)
 
 
-def _available(value: Any, max_bytes: int) -> list[str]:
-    """The forms that a value has. Of those other than JSON and CSV, as far as shows without rendering it."""
+def _available(value: Any, lacking: Sequence[str], max_bytes: int) -> list[str]:
+    """The forms that a value has, not counting those that it was found to lack."""
     from .comma_separated import is_regular
-    from .contents import FORMS, find
+    from .contents import FORMS
 
     forms = [JSON, TYPED] if _holds(rendering.has_form, value, max_bytes) else []
-    forms += [form for form in FORMS if _holds(find, value, form)]
+    forms += [form for form in FORMS if form not in lacking and _holds(_begins, value, form)]
     if "csv" in forms and not (JSON in forms and _holds(is_regular, value)):  # cells are written as in JSON
         forms.remove("csv")
     return forms
+
+
+def _begins(value: Any, form: str) -> bool:
+    """Whether a value can be written in a form, as far as its first bytes tell."""
+    try:
+        return _content(value, form, _TRIAL_BYTES) is not None
+    except ReplyTooLarge:
+        return True
 
 
 def _holds(test: Any, *args: Any) -> bool:

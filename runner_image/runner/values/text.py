@@ -36,17 +36,25 @@ def dumps(tree: Any, not_finite: int) -> bytes:
     if kind is int:
         return int.__repr__(tree).encode()
     try:
-        return _encode(tree).encode()
-    except ValueError:  # a number that is not finite, or a lone surrogate: rare, so looked for only now
+        return _strict(_encode(tree))
+    except ValueError:  # a number that is not finite, or a character that is none: rare, so looked for only now
         return _encode(_scrubbed(tree, not_finite)).encode()
 
 
 def utf8(text: str) -> bytes:
-    """A text in UTF-8, with U+FFFD for lone surrogates, which UTF-8 does not have."""
+    """A text in UTF-8, with U+FFFD for what UTF-8 does not have: lone surrogates, and numbers that are no character's."""
     try:
-        return text.encode()
-    except UnicodeEncodeError:
+        return _strict(text)
+    except UnicodeError:
         return _string(text).encode()
+
+
+def _strict(text: str) -> bytes:
+    """Raises: UnicodeError."""
+    data = text.encode()
+    if not data.isascii():
+        data.decode()  # numpy makes strings of any 4 bytes, and those are written without a look
+    return data
 
 
 def _scrubbed(tree: Any, not_finite: int) -> Any:
@@ -58,7 +66,7 @@ def _scrubbed(tree: Any, not_finite: int) -> Any:
     if kind is dict:
         members = {_string(name): _scrubbed(value, not_finite) for name, value in tree.items()}
         if len(members) != len(tree):
-            msg = "two keys of an object become one when lone surrogates in them are replaced"
+            msg = "two keys of an object become one when what UTF-8 does not have is replaced in them"
             raise Unknown(msg)
         return members
     if kind is list or kind is tuple:
@@ -78,7 +86,4 @@ def _number(value: float, not_finite: int) -> float | str | dict[str, str] | Non
 
 
 def _string(text: str) -> str:
-    """Lone surrogates, which UTF-8 does not have, become U+FFFD."""
-    if text.isascii():
-        return text
-    return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    return text if text.isascii() else text.encode("utf-32-le", "surrogatepass").decode("utf-32-le", "replace")

@@ -133,3 +133,13 @@ def test_the_text_of_a_reply_is_one_json_object(session: Session) -> None:
     frame = frames.Frame(frames.CALL, 0, 1, json.dumps({"namepath": "len", "args": [[]]}).encode())
     kind, body, extra = session.calls.answer(frame)
     assert (kind, json.loads(body)["value"], extra) == (frames.VALUE, 0, b"")
+
+
+def test_an_exception_s_text_is_utf_8_whatever_it_holds(session: Session, module: ModuleType) -> None:
+    """What is not would be taken for a runner that broke the protocol, and end the session."""
+
+    def fail() -> None:
+        raise ValueError(np.array([0xFFFFFFFF, 0xD800], "<u4").view("<U2").tolist()[0])
+
+    module.fail = fail  # type: ignore[attr-defined]
+    assert session.call("subject.fail").raised == ("ValueError", "\ufffd\ufffd")

@@ -183,7 +183,10 @@ def test_a_value_without_the_forms_wanted_says_which_it_has(value: Any, have: se
 def test_a_form_that_turns_out_not_to_be_there_is_not_said_to_be() -> None:
     assert available([[1, 2], [3]], "csv") == ["json", "typed"]
     assert available(pd.DataFrame({"a": [1, "x"]}), "arrow") == ["json", "typed", "csv"]
+    assert available(pd.DataFrame({"a": [1, "x"]}), "png") == ["json", "typed", "csv"]
     assert "png" not in available(Shy(), "png")
+    assert available(Image.new("CMYK", (1, 1)), "csv") == []  # PNG has no such mode
+    assert available(Image.new("RGB", (999, 999)), "csv") == ["json", "typed", "png"]
 
 
 @pytest.mark.parametrize(
@@ -359,6 +362,7 @@ CSV = [
     ),
     ([[10**5000]], "1" + "0" * 5000 + "\r\n"),
     ([["\ud800"]], "\ufffd\r\n"),
+    (np.array([97, 0x110000], "<u4").view("<U2"), "a\ufffd\r\n"),
     ([{"b": 1, "a": date(2020, 1, 2)}, {"a": Decimal("1.0"), "b": 2}], "b,a\r\n1,2020-01-02\r\n2,1.0\r\n"),
     ([Leaf("x", date(2020, 1, 2))], "name,when\r\nx,2020-01-02\r\n"),
     ([Point(1, 2), Point(3, None)], "x,y\r\n1,2\r\n3,\r\n"),

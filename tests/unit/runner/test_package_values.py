@@ -57,6 +57,7 @@ NUMPY = [
     (np.timedelta64("NaT"), None),
     (np.array(5), 5),
     (np.array(["2020-01-02"], dtype="M8[D]"), ["2020-01-02"]),
+    (np.zeros((2, 1), dtype=[]), [[{}], [{}]]),
     (np.arange(6).reshape(1, 2, 3), [[[0, 1, 2], [3, 4, 5]]]),
     (np.arange(6).reshape(2, 3).T, [[0, 3], [1, 4], [2, 5]]),
     (np.zeros((2, 0, 3)), [[], []]),
@@ -142,6 +143,13 @@ def test_values_of_packages_have_their_form(value: Any, expected: Any) -> None:
     assert rendered == expected
     assert type(rendered) is type(expected)
     assert render([value]) == [expected]
+
+
+def test_numbers_that_are_no_character_s_are_replaced() -> None:
+    """As numpy makes texts of them: those of `np.empty`, for one."""
+    array = np.array([97, 0xFFFFFFFF, 0x110000, 0x10FFFF], "<u4").view("<U4")
+    assert render(array) == ["a\ufffd\ufffd\U0010ffff"]
+    assert render({array.tolist()[0]: math.nan}) == {"a\ufffd\ufffd\U0010ffff": None}
 
 
 def test_models_of_the_first_pydantic_have_their_form() -> None:
