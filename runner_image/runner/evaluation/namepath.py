@@ -164,8 +164,8 @@ def _attribute(value: Any, name: str, step: Step) -> Any:
     try:
         return getattr(value, name)
     except AttributeError as exc:
-        # A property may itself fail with an AttributeError, about another name.
-        if getattr(exc, "name", None) not in (None, name):
+        # A property may itself fail with an AttributeError, about another name or about none.
+        if getattr(exc, "name", None) not in (None, name) or _is_of_a_property(exc, value, name):
             raise
     if isinstance(value, _Module):
         found = _submodule(value, name)
@@ -173,6 +173,13 @@ def _attribute(value: Any, name: str, step: Step) -> Any:
             return found
     msg = f"{_called(value)} has no attribute {name!r}" + _hint(name, _dir(value))
     raise AttributeNotFound(msg, step.field)
+
+
+def _is_of_a_property(exc: AttributeError, value: Any, name: str) -> bool:
+    """Whether the attribute is there, and it was code of its own that raised."""
+    ran = exc.__traceback__ is not None and exc.__traceback__.tb_next is not None
+    kinds = type(value).__mro__ + (value.__mro__ if isinstance(value, type) else ())
+    return ran and any(name in vars(kind) for kind in kinds)
 
 
 def _submodule(module: Any, name: str) -> Any:

@@ -150,11 +150,49 @@ def test_a_property_that_fails_has_raised(module: ModuleType) -> None:
         def divided(self) -> float:
             return 1 / 0
 
-    module.subject = Subject()  # type: ignore[attr-defined]
+        @property
+        def unready(self) -> int:
+            msg = "connect first"
+            raise AttributeError(msg)
+
+        @property
+        def alike(self) -> int:
+            return object().alike  # type: ignore[attr-defined,no-any-return]
+
+    class OfInstances:
+        def __get__(self, instance: object, owner: type) -> None:
+            msg = "not of the class"
+            raise AttributeError(msg)
+
+    class Described:
+        attribute = OfInstances()
+
+    module.subject, module.Described = Subject(), Described  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="not of the class"):
+        run("subject.Described.attribute")
     with pytest.raises(AttributeError, match="inner_detail"):
         run("subject.subject.broken")
+    with pytest.raises(AttributeError, match="connect first"):
+        run("subject.subject.unready")
+    with pytest.raises(AttributeError, match="'object' object has no attribute 'alike'"):
+        run("subject.subject.alike")
     with pytest.raises(ZeroDivisionError):
         run("subject.subject.divided")
+
+
+def test_what_an_object_lacks_in_its_own_words_is_refused(module: ModuleType) -> None:
+    class Subject:
+        def __getattr__(self, name: str) -> None:
+            msg = f"no {name} here"
+            raise AttributeError(msg)
+
+    class Slotted:
+        __slots__ = ("unset",)
+
+    module.subject, module.slotted, module.Slotted = Subject(), Slotted(), Slotted  # type: ignore[attr-defined]
+    for namepath in ("subject.subject.nothing", "subject.slotted.unset", "subject.Slotted.nothing"):
+        with pytest.raises(AttributeNotFound):
+            run(namepath)
 
 
 def test_an_object_whose_dir_fails_is_refused_all_the_same(module: ModuleType) -> None:
