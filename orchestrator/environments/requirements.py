@@ -19,6 +19,8 @@ _ECHO_CHARS = 80
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 # All that PEP 508 needs, URLs aside: no "/", "@", ":", "\", "#", "$", "{" or control character gets as far as a parser.
 _ALLOWED = re.compile(r"[A-Za-z0-9 \t._,;<>=!~*+'\"()\[\]-]*")
+# Of wheels and sdists. A name may end so by the letter of PEP 508, and pip takes it for a file all the same.
+_ARCHIVES = (".whl", ".tar.gz", ".zip")
 
 
 def canonical(dependencies: Sequence[str], *, max_count: int, max_bytes: int) -> tuple[str, ...]:
@@ -100,7 +102,7 @@ def _refuse_other_kinds(text: str) -> None:
         msg = "is an option; only package requirements are allowed"
     elif "://" in text or "@" in text:
         msg = "is a URL or VCS reference; only packages of the index are allowed"
-    elif "/" in text or "\\" in text or text.startswith("."):
+    elif "/" in text or "\\" in text or text.startswith(".") or text.lower().endswith(_ARCHIVES):
         msg = "is a path; only packages of the index are allowed"
     elif _ALLOWED.fullmatch(text) is None:
         msg = "holds a character that no requirement needs"

@@ -97,8 +97,8 @@ def _compact(entry: dict[str, Any], field: str) -> tuple[str, Any]:
 
 
 def _steps(named: Any, field: str) -> list[Step]:
-    parts = named if type(named) is list else [named]
-    if not parts:
+    parts = [named] if type(named) is str else named
+    if type(parts) is not list or not parts:
         msg = "a type has to be a dotted string or a list of names"
         raise InvalidRequest(msg, field)
     return [Step(name, field) for part in parts for name in names(part, field)]

@@ -190,9 +190,9 @@ def test_what_an_object_lacks_in_its_own_words_is_refused(module: ModuleType) ->
         __slots__ = ("unset",)
 
     module.subject, module.slotted, module.Slotted = Subject(), Slotted(), Slotted  # type: ignore[attr-defined]
-    for namepath in ("subject.subject.nothing", "subject.slotted.unset", "subject.Slotted.nothing"):
+    for missing in ("subject.subject.nothing", "subject.slotted.unset", "subject.Slotted.nothing"):
         with pytest.raises(AttributeNotFound):
-            run(namepath)
+            run(missing)
 
 
 def test_an_object_whose_dir_fails_is_refused_all_the_same(module: ModuleType) -> None:

@@ -71,10 +71,16 @@ def test_keyword_arguments_may_stand_beside_a_tuple(session: Session) -> None:
         ({"type": [1], "value": 1}, "tuple[0].type"),
         ({"type": "a..b", "value": 1}, "tuple[0].type"),
         ({"1": {"name": "int"}}, "tuple[0].type"),
+        ({"value": 1}, "tuple[0].type"),
     ],
 )
 def test_an_entry_that_is_none_of_the_forms_is_refused(session: Session, entry: Any, field: str) -> None:
     assert session.call("len", tuple=[entry]).refused == ("invalid_request", field)
+
+
+def test_what_is_no_type_is_told_what_one_is(session: Session) -> None:
+    for entry in ({"value": 1}, {"1": {"name": "int"}}, {"value": 1, "type": None}):
+        assert "a type has to be" in session.call("len", tuple=[entry]).body["detail"]
 
 
 @pytest.mark.parametrize(
