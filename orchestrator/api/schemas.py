@@ -40,6 +40,18 @@ def _not_null(value: object) -> object:
     return value
 
 
+def _lock_of(value: object) -> object:
+    """A lock as it is; of all that `GET /environment/{language}/{id}` answers, the lock in it."""
+    _not_null(value)
+    if not isinstance(value, dict) or "lock" not in value:
+        return value
+    unknown = sorted(value.keys() - EnvironmentDetail.model_fields)
+    if unknown:
+        code = "unknown"
+        raise PydanticCustomError(code, "unknown members: {names}", {"names": ", ".join(unknown)[:200]})
+    return _not_null(value["lock"])
+
+
 def _not_nullable(schema: dict[str, Any]) -> None:
     """What a description says of a member that `_not_null` is for."""
     del schema["default"]
@@ -108,9 +120,10 @@ class SetupBody(Body):
     refresh: Annotated[bool, Field(description="Resolve again instead of reusing an earlier resolution.")] = False
     lock: Annotated[
         LockBody | None,
-        BeforeValidator(_not_null),
+        BeforeValidator(_lock_of),
         Field(
-            description="An environment's lock, in place of `version`, `dependencies` and `refresh`.",
+            description="An environment's lock, in place of `version`, `dependencies` and `refresh`; or all of the reply "
+            "that has it.",
             json_schema_extra=_not_nullable,
         ),
     ] = None

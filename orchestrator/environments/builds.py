@@ -136,13 +136,15 @@ class Environments:
         """The build of what a lock says: the same files, on the interpreter of its version that there is here.
 
         Where interpreter, base and runner are those of the lock, so is the environment's id.
-        Raises:  NotFound (language), InvalidRequest (another language's lock), UnknownVersion, RateLimited, ShuttingDown.
+        Raises:  NotFound (language), InvalidRequest (another language's lock, or one that was changed), UnknownVersion,
+                 RateLimited, ShuttingDown.
         """
         self._check_open()
         interpreter = exact(document.python, await self.offered(language))
         if document.language != language:
             msg = f"is of another language than {language}"
             raise InvalidRequest(msg, field="lock.language")
+        document.check_base(interpreter)
         id = id_of(document.files, interpreter.digest, interpreter.version, interpreter.platform)
         environment = await self._catalog.find(id)
         standing = None if environment is None else await self._assembly.standing(environment)

@@ -75,6 +75,18 @@ class LockDocument:
             files=tuple(files),
         )
 
+    def check_base(self, interpreter: Interpreter) -> None:
+        """Raises `InvalidRequest`: it says to be of this very interpreter, and yet of another base or runner."""
+        if self.built_on != interpreter.digest:
+            return
+        for member, stated, known in (
+            ("base", self.base, interpreter.base_digest),
+            ("runner", self.runner, interpreter.runner),
+        ):
+            if stated != known:
+                msg = f"is not the {member} of what the lock says to be built on: the lock was changed"
+                raise InvalidRequest(msg, field=f"lock.{member}")
+
     def members(self) -> dict[str, object]:
         return {
             "version": FORMAT_VERSION,

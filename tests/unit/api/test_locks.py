@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import httpx
@@ -39,6 +40,14 @@ async def test_a_lock_stands_in_for_version_and_dependencies_and_the_rest_stays(
     (document,) = api.environments.remade
     assert (document.members(), api.environments.asked) == (lock(), [])
     assert (api.sessions.options[0].ttl_s, api.sessions.options[0].env) == (60, {"A": "b"})
+
+
+async def test_the_reply_with_an_environments_lock_is_as_good_as_the_lock(api: Any) -> None:
+    api.environments.document = json.dumps(lock())
+    described = await api.client.get(f"/environment/python/{api.environment.id}", headers=await api.bearer())
+    assert (await post(api, {"lock": described.json()})).status_code == 200
+    (document,) = api.environments.remade
+    assert document.members() == lock()
 
 
 async def test_the_reply_says_whether_the_environment_is_the_very_same(api: Any) -> None:
@@ -87,6 +96,10 @@ async def test_members_with_their_defaults_ask_for_nothing(api: Any) -> None:
         (lock(packages=lock()["packages"] * 2), "lock.packages"),
         (lock(packages=lock()["packages"] * 2001), "lock.packages"),
         (lock(packages=[]), "lock.id"),
+        ({"lock": lock(), "surplus": 1}, "lock"),
+        ({"lock": None}, "lock"),
+        ({"lock": {"lock": lock()}}, "lock.version"),
+        ({"id": "e", "lock": lock(python="3.12.5")}, "lock.id"),
     ],
 )
 async def test_a_lock_that_is_none_or_was_changed_is_refused_naming_the_member(
@@ -97,7 +110,14 @@ async def test_a_lock_that_is_none_or_was_changed_is_refused_naming_the_member(
     assert not api.environments.remade
 
 
-@pytest.mark.parametrize(("given", "wrong"), [(None, "is never null: leave it out"), ("x", "must be an object")])
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (None, "is never null: leave it out"),
+        ("x", "must be an object"),
+        ({"lock": lock(), "{b}": 1, "a": 1}, "unknown members: a, {b}"),
+    ],
+)
 async def test_what_is_no_lock_is_refused_in_plain_words(api: Any, given: object, wrong: str) -> None:
     assert (await post(api, {"lock": given})).json()["detail"] == f"lock: {wrong}"
 
