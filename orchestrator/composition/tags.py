@@ -3,12 +3,14 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-# Tag, and the members that an object with it has.
-_MEMBERS: Mapping[str, frozenset[str]] = {
-    "$ref": frozenset({"$ref"}),
-    "$file": frozenset({"$file"}),
-    "$array": frozenset({"$array", "dtype", "shape"}),
-    "$image": frozenset({"$image", "type"}),
+from runner.evaluation.tags import KEPT
+
+# Tag, and the members that an object with it has: these, or those.
+_MEMBERS: Mapping[str, Collection[frozenset[str]]] = {
+    "$ref": (frozenset({"$ref"}), KEPT),
+    "$file": (frozenset({"$file"}),),
+    "$array": (frozenset({"$array", "dtype", "shape"}),),
+    "$image": (frozenset({"$image", "type"}),),
 }
 # Those whose text is the name of a file that goes beside the JSON.
 FILES = ("$file", "$array", "$image")
@@ -25,7 +27,7 @@ def tagged(value: Any, tags: Collection[str]) -> Iterator[tuple[dict[str, Any], 
             left += found
         elif type(found) is dict:
             left += _plain(found).values()
-            yield from ((found, tag) for tag in tags if _MEMBERS[tag] == found.keys() and type(found[tag]) is str)
+            yield from ((found, tag) for tag in tags if found.keys() in _MEMBERS[tag] and type(found[tag]) is str)
 
 
 def _plain(members: dict[str, Any]) -> dict[str, Any]:

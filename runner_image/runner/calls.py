@@ -213,7 +213,11 @@ class Calls:
         value = self._returned(request)
         references.drop(drop)
         shown = references.keep(value)
-        reply = self._rendered(shown, possible, nonfinite_as_strings)
+        reply = self._rendered(shown, _ONLY_JSON, nonfinite_as_strings)
+        if possible[0] == frames.TYPED:  # a tag, which is to stay one
+            from . import envelope
+
+            reply = (*reply[:2], envelope.write([]))
         if len(reply[1]) + _REST_BYTES > self._limits.max_reply_bytes:
             references.drop([shown["$ref"]])
             msg = "the name, type and repr of what was to be kept take more bytes than a reply may"

@@ -18,6 +18,8 @@ _SHAPES = (
     ("$image", {"$image", "type"}, {"$image", "type"}),
     ("$frame", {"$frame", "columns", "data"}, {"$frame", "columns", "index", "data"}),
 )
+# A reference, as a reply shows it.
+_KEPT = frozenset({"$ref", "type", "repr"})
 
 
 def tag_of(members: Mapping[Any, Any]) -> str | None:
@@ -25,7 +27,7 @@ def tag_of(members: Mapping[Any, Any]) -> str | None:
     if len(members) == 1:
         ((name, inner),) = members.items()
         if name == "$ref":
-            return name if isinstance(inner, str) and _REFERENCE.fullmatch(inner) else None
+            return name if _names_kept(inner) else None
         if name == "$object":
             return name if isinstance(inner, dict) else None
         if name == "$float":
@@ -34,24 +36,8 @@ def tag_of(members: Mapping[Any, Any]) -> str | None:
     for name, least, most in _SHAPES:
         if least <= members.keys() <= most:
             return name if isinstance(members[name], str) else None
-    return None
+    return "$ref" if members.keys() == _KEPT and _names_kept(members["$ref"]) else None
 
 
-def dumps(tree: Any) -> bytes:
-    """A tree of what JSON holds, as that; numbers that are not finite as tags. Raises as `json.dumps`."""
-    with suppress(ValueError):
-        return _dumps(tree)
-    return _dumps(_tagged(tree))  # rare, so looked for only now
-
-
-def _dumps(tree: Any) -> bytes:
-    return json.dumps(tree, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _tagged(tree: Any) -> Any:
-    if isinstance(tree, float) and not isfinite(tree):
-        return {"$float": "NaN" if isnan(tree) else "Infinity" if tree > 0 else "-Infinity"}
-    if isinstance(tree, dict):
-        tagged = {name: _tagged(value) for name, value in tree.items()}
-        return {"$object": tagged} if tag_of(tagged) != tag_of(tree) else tagged
-    return [_tagged(item) for item in tree] if isinstance(tree, (list, tuple)) else tree
+def _names_kept(text: Any) -> bool:
+    return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None

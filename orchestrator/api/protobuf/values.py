@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.evaluation.references import NAME
-from runner.evaluation.tags import tag_of
+from runner.evaluation.tags import KEPT, tag_of
 
 from orchestrator.api.protobuf import MAX_DEPTH
 from orchestrator.api.protobuf.kodou_pb2 import Value
@@ -17,7 +16,6 @@ Files = dict[str, memoryview]
 
 _LEAST, _MOST, _MOST_UNSIGNED = -(2**63), 2**63 - 1, 2**64 - 1
 _DIGITS = 20  # of the longest integers of 64 bits, with a sign
-_KEPT = {"$ref", "type", "repr"}
 
 
 class TooDeep(Exception):
@@ -121,7 +119,7 @@ def _object(target: Value, members: dict[str, Any], files: Files, depth: int) ->
     tag = tag_of(members)
     if members.keys() == {"$object"} and tag is not None:
         _map(target, members["$object"], files, depth)
-    elif members.keys() == _KEPT and isinstance(members["$ref"], str) and NAME.fullmatch(members["$ref"]):
+    elif members.keys() == KEPT and tag == "$ref":
         target.ref_value.name = members["$ref"]
         target.ref_value.type, target.ref_value.repr = text(members["type"]), text(members["repr"])
     elif tag == "$frame":

@@ -1,6 +1,7 @@
 """Tags in arguments: objects with one key (or a few, fixed) that stand for what JSON cannot hold.
 
     {"$ref": "r1"}                                              an object that the session keeps
+    {"$ref": "r1", "type": …, "repr": …}                        the same, as the reply that kept it has it
     {"$file": part}                                             bytes of a file of the request
     {"$image": part or base64, "type": media type}              bytes, of a file or as in plain JSON
     {"$bytes": base64}                                          bytes
@@ -32,6 +33,8 @@ _SHAPES = (
     ("$image", {"$image", "type"}, {"$image", "type"}),
     ("$frame", {"$frame", "columns", "data"}, {"$frame", "columns", "index", "data"}),
 )
+# A reference, as a reply shows it.
+KEPT = frozenset({"$ref", "type", "repr"})
 
 
 def tag_of(members: Mapping[str, Any]) -> str | None:
@@ -39,7 +42,7 @@ def tag_of(members: Mapping[str, Any]) -> str | None:
     if len(members) == 1:
         ((name, inner),) = members.items()
         if name == "$ref":
-            return name if type(inner) is str and NAME.fullmatch(inner) else None
+            return name if _names_kept(inner) else None
         if name == "$object":
             return name if type(inner) is dict else None
         if name == "$float":
@@ -48,7 +51,11 @@ def tag_of(members: Mapping[str, Any]) -> str | None:
     for name, least, most in _SHAPES:
         if least <= members.keys() <= most:
             return name if type(members[name]) is str else None
-    return None
+    return "$ref" if members.keys() == KEPT and _names_kept(members["$ref"]) else None
+
+
+def _names_kept(text: object) -> bool:
+    return type(text) is str and NAME.fullmatch(text) is not None
 
 
 class Tags:

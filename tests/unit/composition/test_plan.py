@@ -138,6 +138,7 @@ def test_places_are_those_of_the_request() -> None:
         ({"listop": {**MAP, "function": [{"ref": "r1"}], "list": [1]}}, "listop.function", {}),
         ({"pipeline": [{**MAP, "function": [{"name": "f", "args": [{"$ref": "r1"}]}]}]}, "pipeline[0].function", {"stage": 0}),
         ({"listop": {**MAP, "list": [1, {"$ref": "r1"}]}}, "listop.list", {}),
+        ({"listop": {**MAP, "list": [{"$ref": "r1", "type": "list", "repr": "[]"}]}}, "listop.list", {}),
         ({"args": [[1]], "pipeline": ["x"] * 10 + [MAP]}, "pipeline", {}),
         ({"pipes": [{}] * 9 + [{"pipeline": ["x"]}]}, "pipes", {}),
         ({"pipes": [{"pipeline": ["x"] * 3}] * 3}, "pipes", {}),

@@ -35,6 +35,14 @@ def test_a_reference_is_that_object_anywhere_in_the_arguments(session: Session) 
     assert session.call("operator.is_", {"$ref": name}, {"$ref": name}).value is True
 
 
+def test_a_reference_goes_in_again_as_it_came(session: Session) -> None:
+    shown = session.call("list", [1], keep=True).value
+    session.call("list.append", shown, 2)
+    assert session.call("copy.copy", [{"a": shown}]).value == [{"a": [1, 2]}]
+    session.call("math.sqrt", 4, drop=[shown["$ref"]])
+    assert session.call("len", [shown]).refused == ("reference_not_found", "args[0][0]")
+
+
 def test_a_reference_may_be_the_first_element_of_a_namepath(session: Session) -> None:
     name = session.keep("fractions.Fraction", 1, 3)
     assert session.call([{"ref": name}, "denominator"]).value == 3
@@ -155,6 +163,13 @@ def test_what_is_kept_is_shown_as_json_even_if_another_form_is_liked_better(sess
     assert reply.refused[0] == "not_acceptable"
     assert reply.body["available"] == ["json", "typed"]
     assert session.kept() == ["r1"]
+
+
+def test_what_is_kept_is_a_tag_in_the_typed_form_too_and_data_that_looks_like_it_is_not(session: Session) -> None:
+    shown = {"$ref": "r1", "type": "list", "repr": "[]"}
+    assert session.ask(frames.CALL, {"namepath": "list", "keep": True}, forms=["typed"]).value == shown
+    alike = {"namepath": "dict", "args": [{"$object": shown}]}
+    assert session.ask(frames.CALL, alike, forms=["typed"]).value == {"$object": shown}
 
 
 # --- sizes ---

@@ -87,7 +87,14 @@ def test_an_image_that_is_neither_a_part_nor_base64_is_refused(session: Session)
 
 
 def test_a_tag_in_an_object_tag_is_data(session: Session) -> None:
-    for data in ({"$file": "a"}, {"$ref": "r1"}, {"$bytes": "!"}, {"$object": {}}, {"$object": {"$object": 1}}):
+    for data in (
+        {"$file": "a"},
+        {"$ref": "r1"},
+        {"$ref": "r1", "type": "x", "repr": "y"},
+        {"$bytes": "!"},
+        {"$object": {}},
+        {"$object": {"$object": 1}},
+    ):
         assert session.call("builtins.dict", {"$object": data}).value == data
     assert session.call("builtins.dict", {"$object": {"$bytes": {"$bytes": "!"}}}).refused[0] == "invalid_request"
 
@@ -99,6 +106,9 @@ def test_a_tag_in_an_object_tag_is_data(session: Session) -> None:
         {"$ref": "r"},
         {"$ref": 1},
         {"$ref": "r1", "type": "x"},
+        {"$ref": "r1", "type": "x", "repr": "y", "more": 1},
+        {"$ref": "#/definitions/x", "type": "x", "repr": "y"},
+        {"$ref": 1, "type": "x", "repr": "y"},
         {"$file": 1},
         {"$bytes": None},
         {"$object": [1]},

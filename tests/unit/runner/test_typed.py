@@ -68,7 +68,7 @@ dtypes = st.one_of(
     hnp.unicode_string_dtypes(endianness="?", min_len=1, max_len=4),
 )
 arrays = dtypes.flatmap(lambda dtype: hnp.arrays(dtype, shapes))
-words = ["type", "dtype", "shape", "columns", "index", "data"]
+words = ["type", "repr", "dtype", "shape", "columns", "index", "data"]
 keys = st.text() | st.sampled_from(
     ["$ref", "$file", "$bytes", "$float", "$object", "$image", "$array", "$frame", *words]
 )
@@ -154,7 +154,9 @@ def test_what_would_be_read_as_a_tag_is_escaped_and_nothing_else(value: Any) -> 
         ({"$ref": "r1"}, {"$object": {"$ref": "r1"}}, []),
         ({"$ref": "r3fa9c1d2-1"}, {"$object": {"$ref": "r3fa9c1d2-1"}}, []),
         ({"$ref": "#/definitions/x"}, {"$ref": "#/definitions/x"}, []),
-        ({"$ref": "r1", "type": "x", "repr": "y"}, {"$ref": "r1", "type": "x", "repr": "y"}, []),
+        ({"$ref": "r1", "type": "x"}, {"$ref": "r1", "type": "x"}, []),
+        ({"$ref": "r1", "type": 1, "repr": 2}, {"$object": {"$ref": "r1", "type": 1, "repr": 2}}, []),
+        ({"$ref": "x", "type": "x", "repr": "y"}, {"$ref": "x", "type": "x", "repr": "y"}, []),
         ({"$bytes": b"a"}, {"$bytes": {"$file": "f0"}}, [b"a"]),
         ({"$object": {"a": 1}}, {"$object": {"$object": {"a": 1}}}, []),
         ({"$object": 1}, {"$object": 1}, []),

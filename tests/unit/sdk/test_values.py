@@ -42,6 +42,7 @@ values = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(st.text(max_size=3) | TAGS, inner, max_size=4)
         | st.fixed_dictionaries({"$ref": st.just("r1")})
+        | st.fixed_dictionaries({"$ref": st.just("r1"), "type": inner, "repr": inner})
         | st.fixed_dictionaries({"$object": st.dictionaries(TAGS, inner, max_size=2)})
     ),
     max_leaves=10,
