@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from heapq import nsmallest
 from inspect import cleandoc
+from types import FunctionType
 
 from ..evaluation.strict import load
 from . import hints
 from .parameters import Signature
 from .signatures import signature
-from .statics import MISSING, doc, read, type_name
+from .statics import MISSING, doc, is_class, method, read, type_name
 from .subjects import Subject, find, members
 from .text_signatures import in_doc
 
@@ -45,7 +46,10 @@ def discover(body: bytes, kept: Kept | None = None) -> dict[str, Any]:
 
 def _described(name: str, subject: Subject) -> dict[str, Any]:
     value = subject.value
-    described: dict[str, Any] = {"name": name, "kind": subject.kind, "type": type_name(type(value))}
+    described: dict[str, Any] = {"name": name, "kind": subject.kind}
+    if value is MISSING:
+        return described
+    described["type"] = type_name(type(value))
     found = _signature(subject)
     if found is not None:
         described["signature"] = str(found)[:MAX_SIGNATURE]
@@ -55,10 +59,17 @@ def _described(name: str, subject: Subject) -> dict[str, Any]:
     returns = _returns(subject, found)
     if returns is not None:
         described["returns"] = {**hints.schema(returns), "x-python": returns}
-    text = cleandoc(doc(type(value)) if subject.kind == "object" else doc(value))
+    text = cleandoc(_doc(subject))
     if text:
         described["doc"] = text if len(text) <= MAX_DOC else text[:MAX_DOC] + "…"
     return described
+
+
+def _doc(subject: Subject) -> str:
+    """Its own, or that of its class where that is what one would want to know of it."""
+    value = subject.value
+    made = subject.kind == "object" or (subject.kind in _CALLED and type(method(value, "__call__")) is FunctionType)
+    return doc(value) or (doc(type(value)) if made and not is_class(value) else "")
 
 
 def _signature(subject: Subject) -> Signature | None:
@@ -93,14 +104,12 @@ def _listed(name: str, subject: Subject) -> dict[str, Any]:
     found = _signature(subject)
     if found is not None:
         listed["signature"] = str(found)[:MAX_SUMMARY]
-    summary = "" if subject.value is MISSING else _summary(name, doc(subject.value))
+    summary = "" if subject.value is MISSING else _summary(subject)
     return {**listed, "summary": summary} if summary else listed
 
 
-def _summary(name: str, text: str) -> str:
+def _summary(subject: Subject) -> str:
     """The first line that says something: not the signatures that docs of C functions begin with."""
-    found: str | None = ""
-    while found is not None:
-        found, text = in_doc(text, name)
+    _, text = in_doc(_doc(subject), subject.value)
     lines = (line.strip(" \t-") for line in text[:MAX_DOC].splitlines())
     return next((line[:MAX_SUMMARY] for line in lines if line.strip(".=~*")), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections.abc
 import types
 
 from .statics import is_class, read, type_name
@@ -35,13 +36,13 @@ def text(annotation: Any, depth: int = 0) -> str:
     if type(annotation) in (list, tuple):  # the arguments of a Callable
         return f"[{', '.join(text(item, depth + 1) for item in annotation)}]"
     kind = type(annotation)
-    if kind in (_ALIAS, _UNION) or type_name(kind).startswith("typing."):
+    if kind in (_ALIAS, _UNION) or type_name(kind).startswith(("typing.", "collections.abc.")):
         return _generic(annotation, depth)[:MAX_ANNOTATION]
     return "…"
 
 
 def _generic(annotation: Any, depth: int) -> str:
-    """Of a type of `types` or `typing`."""
+    """Of a type of `types`, `typing` or `collections.abc`."""
     for attribute in ("__name__", "__forward_arg__"):  # type variables, forward references
         name = read(annotation, attribute)
         if type(name) is str and type(annotation) is not _ALIAS:
@@ -53,6 +54,8 @@ def _generic(annotation: Any, depth: int) -> str:
     if read(origin, "_name") == "Literal":
         return f"Literal[{', '.join(repr(item) if type(item) in _LITERALS else '…' for item in arguments)}]"
     written = [text(item, depth + 1) for item in arguments]
+    if origin is collections.abc.Callable and arguments and arguments[0] is not ...:
+        written = [f"[{', '.join(written[:-1])}]", written[-1]]
     if type(annotation) is _UNION or read(origin, "_name") == "Union":
         return " | ".join(written)
     if read(annotation, "__metadata__") is not None:  # Annotated
@@ -65,7 +68,7 @@ def schema(annotation: str) -> Schema:
     """What JSON an argument with that annotation is written as; without bounds where that is not known."""
     try:
         return _schema(ast.parse(annotation.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return {}
 
 
@@ -92,8 +95,15 @@ def _items(node: ast.expr) -> list[ast.expr]:
 
 
 def _name(node: ast.expr) -> str:
-    """The last part of a dotted name: `typing.List` and `List` are one."""
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    """`typing.List` and `List` are one; what another module calls so is something else."""
+    module, _, name = _dotted(node).rpartition(".")
+    return name if module in _MODULES else ""
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "…"
 
 
 def _any_of(items: list[ast.expr]) -> Schema:
@@ -121,11 +131,20 @@ def _object(items: list[ast.expr]) -> Schema:
 
 
 def _literal(items: list[ast.expr]) -> Schema:
-    values = [item.value for item in items if isinstance(item, ast.Constant)]
-    known = len(values) == len(items) and all(type(value) in _LITERALS - {bytes} for value in values)
+    values = [ast.literal_eval(item) for item in items]
+    known = all(type(value) in _LITERALS - {bytes, float} for value in values)
     return {"enum": values} if known else {}
 
 
+def or_none(found: Schema) -> Schema:
+    """A schema that takes null too, as `int = None` means it."""
+    if not found or found.get("type") == "null" or None in found.get("enum", ()):
+        return found
+    options = found.get("anyOf", [found])
+    return found if {"type": "null"} in options else {"anyOf": [*options, {"type": "null"}]}
+
+
+_MODULES = frozenset({"", "typing", "t", "typing_extensions", "collections.abc", "abc", "builtins"})
 _BYTES = {
     "type": "object",
     "properties": {"$bytes": {"type": "string", "contentEncoding": "base64"}},

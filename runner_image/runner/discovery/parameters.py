@@ -53,6 +53,7 @@ class Parameter:
         if self.kind == VAR_POSITIONAL:
             members = {"type": "array", "items": members} if members else {"type": "array"}
         if self.value:
+            members = hints.or_none(members) if self.value[0] is None else members
             members["default"] = self.value[0]
         if self.annotation is not None:
             members["x-python"] = self.annotation
@@ -93,6 +94,9 @@ class Signature:
             return self
         rest = [each for i, each in enumerate(self.parameters) if i >= count or each.kind not in _POSITIONAL]
         return Signature(rest, self.returns)
+
+    def returning(self, returns: str | None) -> Signature:
+        return Signature(self.parameters, returns, self._text)
 
     def schema(self) -> dict[str, Any] | None:
         """JSON Schema (2020-12) of an object that holds the arguments by name."""

@@ -95,9 +95,13 @@ def doc(value: Any) -> str:
     return found if type(found) is str else ""
 
 
+def method(value: Any, name: str) -> Any:
+    """The special method of that name, as the type of an object has it; else `MISSING`."""
+    return _in_classes(type(value), name)
+
+
 def has_method(value: Any, name: str) -> bool:
-    """Whether the type of an object has that special method."""
-    return _in_classes(type(value), name) is not MISSING
+    return method(value, name) is not MISSING
 
 
 def bases(kind: type) -> Iterator[tuple[type, Mapping[str, Any]]]:

@@ -41,6 +41,9 @@ class Subject:
         self.bound = bound
 
 
+_LAZY = Subject(MISSING, "attribute")  # of a module that makes it when it is asked for
+
+
 def find(namepath: Any, kept: Kept | None) -> tuple[str, Subject | None]:
     """The dotted name of what a namepath names, and that itself; None for an empty one.
 
@@ -53,8 +56,9 @@ def find(namepath: Any, kept: Kept | None) -> tuple[str, Subject | None]:
     if member == "ref":
         if kept is None:
             msg = f"the session keeps nothing as {name[:_MAX_NAME]!r}"
-            raise ReferenceNotFound(msg, field)
-        subject = subject_of(kept(name, field), "object")
+            raise ReferenceNotFound(msg, f"{field}.ref")
+        value = kept(name, f"{field}.ref")
+        subject = subject_of(value, "function" if has_method(value, "__call__") else "object")
     else:
         subject = _first(name, field)
     for member, name, field in steps[1:]:
@@ -87,7 +91,7 @@ def members(subject: Subject | None) -> dict[str, Subject]:
     listed = {name: _member(value, name, _standing(value, name)) for name in names(value)}
     if not is_module(value):
         return listed
-    lazy = {name: Subject(MISSING, "attribute") for name in _exported(value)}
+    lazy = dict.fromkeys(_exported(value), _LAZY)
     below = {name: Subject(MISSING, kind) for name, kind in _modules(_path(value)).items()}
     return {**lazy, **below, **listed}
 
@@ -150,15 +154,17 @@ def _first(name: str, field: str) -> Subject:
 
 def _further(subject: Subject, name: str, field: str) -> Subject:
     value = subject.value
-    if subject.kind == "property":
-        msg = "what a property gives is not known without running it"
+    if subject.kind == "property" or value is MISSING:
+        msg = "what stands before this is made when it is asked for, which is not done here"
         raise InvalidRequest(msg, field)
-    found = MISSING if value is MISSING else _standing(value, name)
+    found = _standing(value, name)
     if found is not MISSING:
         return _member(value, name, found)
     below = _submodule(value, name) if is_module(value) else None
     if below is not None:
         return below
+    if is_module(value) and name in _exported(value):
+        return _LAZY
     not_run = " (its __getattr__ is not run here)" if lookup(value, "__getattr__") is not MISSING else ""
     msg = f"{_called(value)} has no attribute {name[:_MAX_NAME]!r}{not_run}{_hint(name, members(subject))}"
     raise AttributeNotFound(msg, field)

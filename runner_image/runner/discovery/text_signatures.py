@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 20_000  # characters that are looked at
 _NO_VALUE = re.compile(r"=<[^<>]*>")  # `=<no value>`: a default that cannot be written
+_OPTIONAL = re.compile(r"\[ *,")
 
 _class_text = type.__dict__["__text_signature__"].__get__
 
@@ -35,45 +36,85 @@ def signature(value: Any, first: int) -> Signature | None:
 
     `$self` and `$module` are given already, but for the first argument of a method that is reached by its class.
     """
-    found = _text(value)
-    if found is None:
+    texts = _texts(value)
+    if not texts:
         return None
-    given = "$" in found and type(value) not in (types.MethodDescriptorType, types.WrapperDescriptorType)
-    plain = _NO_VALUE.sub(f"={NOT_WRITTEN}", " ".join(found.replace("$", "").split()))
-    source = f"def f{plain}: pass"
-    try:
-        parsed = ast.parse(source).body[0]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Signature(None, text=plain)
-    if not isinstance(parsed, ast.FunctionDef):
-        return None
-    returns = _written(parsed.returns, source)
-    return Signature(_parameters(parsed.args, source), returns).without(max(first, int(given)))
+    given = "$" in texts[0] and type(value) not in (types.MethodDescriptorType, types.WrapperDescriptorType)
+    plain = [_NO_VALUE.sub(f"={NOT_WRITTEN}", " ".join(text.replace("$", "").split())) for text in texts]
+    parsed = _parsed(plain[0]) if len(plain) == 1 else None
+    return Signature(None, text="\n".join(plain)) if parsed is None else parsed.without(max(first, int(given)))
 
 
-def _text(value: Any) -> str | None:
-    """From its parenthesis on."""
+def _texts(value: Any) -> list[str]:
+    """From their parentheses on; several where it may be called in several ways."""
     found = _class_text(value) if is_class(value) else read(value, "__text_signature__")
     if type(found) is str and found.lstrip().startswith("(") and len(found) <= MAX_TEXT:
-        return found.strip()
+        return [found.strip()]
+    return in_doc(doc(value), value)[0]
+
+
+def in_doc(text: str, value: Any) -> tuple[list[str], str]:
+    """The signatures that the doc of a value may begin with, such as `dot(a, b, out=None)`, and what comes after them."""
     name = read(value, "__name__")
-    return in_doc(doc(value), name)[0] if type(name) is str else None
+    found: list[str] = []
+    begin = _begin(text, name) if type(name) is str else None
+    while begin is not None:
+        end = _end(text, begin.end())
+        if end is None:
+            break
+        # What it returns may be said in words, on further lines that are indented.
+        returns = re.match(r" *-{1,2}> *([\w.\[\], |]*)[^\n]*(?:\n[ \t]+[^\n]*)*", text[end:MAX_TEXT])
+        told = "" if returns is None else returns.group(1).strip()
+        found.append(text[begin.end() : end] + (told and f" -> {told}"))
+        text = text[end:] if returns is None else text[end + returns.end() :]
+        begin = _begin(text, name)
+    return found, text
 
 
-def in_doc(text: str, name: str) -> tuple[str | None, str]:
-    """The signature that a doc may begin with, such as `dot(a, b, out=None)`, and what comes after it."""
-    begin = re.match(rf"\s*(?:\w+\.)*{re.escape(name)}(?=\()", text[:MAX_TEXT])
-    if begin is None:
-        return None, text
+def _begin(text: str, name: str) -> re.Match[str] | None:
+    return re.match(rf"\s*(?:\w+\.)*{re.escape(name)}(?=\()", text[:MAX_TEXT])
+
+
+def _end(text: str, begin: int) -> int | None:
+    """After the parenthesis that closes the one at `begin`."""
     depth = 0
-    for i, character in enumerate(text[begin.end() : MAX_TEXT], begin.end()):
+    for i, character in enumerate(text[begin:MAX_TEXT], begin):
         depth += (character in "([{") - (character in ")]}")
         if not depth:
-            found = text[begin.end() : i + 1]
-            returns = re.match(r" -> [\w.\[\], |]+", text[i + 1 : MAX_TEXT])
-            rest = text[i + 1 :] if returns is None else text[i + 1 + returns.end() :]
-            return found + ("" if returns is None else returns.group()), rest
-    return None, text
+            return i + 1
+    return None
+
+
+def _parsed(text: str) -> Signature | None:
+    """None where it is no Python. What comes back is often told in words: then without it."""
+    for written_ in (text, text.rpartition(" -> ")[0]):
+        source = f"def f{_without_brackets(written_)}: pass"
+        try:
+            parsed = ast.parse(source).body[0]
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        if isinstance(parsed, ast.FunctionDef):
+            return Signature(_parameters(parsed.args, source), _written(parsed.returns, source))
+    return None
+
+
+def _without_brackets(text: str) -> str:
+    """`(a[, b[, c]])`, as C functions have it, is `(a, b=..., c=...)`."""
+    plain: list[str] = []
+    name = ""  # as far as it is read
+    opened: list[bool] = []  # of each bracket, whether it marks what is optional
+    for i, character in enumerate(text):
+        if character in ",)]" or _OPTIONAL.match(text, i):
+            if True in opened and name.strip(" ,").isidentifier():
+                plain.append(f"={NOT_WRITTEN}")
+            name = ""
+        if character == "[":
+            opened.append(_OPTIONAL.match(text, i) is not None)
+        if (character == "[" and opened[-1]) or (character == "]" and opened and opened.pop()):
+            continue
+        name += character
+        plain.append(character)
+    return "".join(plain)
 
 
 def _parameters(arguments: ast.arguments, source: str) -> list[Parameter]:

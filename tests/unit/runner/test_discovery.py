@@ -104,12 +104,15 @@ def test_kinds(namepath: Any, kind: str) -> None:
         ("json.dumps", "(obj, *, skipkeys=False, ensure_ascii=True, check_circular=True, allow_nan=True, cls=None, "
          "indent=None, separators=None, default=None, sort_keys=False, **kw)"),
         ("numpy.sum", "(a, axis=None, dtype=None, out=None, keepdims=..., initial=..., where=...)"),
-        ("numpy.sqrt", "(x, /, out=None, *, where=True, casting='same_kind', order='K', dtype=None, subok=True[, signature])"),
+        ("numpy.sqrt", "(x, /, out=None, *, where=True, casting='same_kind', order='K', dtype=None, subok=True, signature=...)"),
         ("numpy.dot", "(a, b, out=None)"),
         ("numpy.random.default_rng", "(seed=None)"),
         ("fractions.Fraction", "(numerator=0, denominator=None, *, _normalize=True)"),
         ("dict.fromkeys", "(iterable, value=None, /)"),
-        ("range", "(stop) -> range object"),
+        ("numpy.ma.sum", "(a, axis=None, dtype=None, out=None, keepdims=...)"),
+        ("range", "(stop) -> range object\n(start, stop[, step]) -> range object"),
+        ("slice", "(stop)\n(start, stop[, step])"),
+        ("datetime.datetime", "(year, month, day, hour=..., minute=..., second=..., microsecond=..., tzinfo=...)"),
         ("str.upper", "(self, /)"),
     ],
 )  # fmt: skip
@@ -134,6 +137,10 @@ def test_members_are_listed_in_order_with_signature_and_summary() -> None:
 def test_the_summary_is_not_the_signature_that_a_doc_begins_with() -> None:
     members = listed(described("numpy", prefix="sq"))
     assert members["sqrt"]["summary"] == "Return the non-negative square-root of an array, element-wise."
+    assert listed(described("numpy", prefix="abs"))["abs"]["summary"] == "Calculate the absolute value element-wise."
+    assert listed(described("itertools", prefix="isl"))["islice"]["summary"].startswith(
+        "Return an iterator whose next()"
+    )
 
 
 def test_what_begins_with_an_underscore_is_listed_on_request() -> None:
@@ -179,6 +186,10 @@ def test_modules_of_a_package_are_listed_without_being_imported(
     assert found["doc"] == "A parcel."
     assert found["members"] == [{"name": "inner", "kind": "module"}, {"name": "later", "kind": "attribute"}]
     assert "parcel.inner" not in sys.modules
+    assert described("parcel.later") == {"name": "parcel.later", "kind": "attribute", "members": []}
+    with pytest.raises(InvalidRequest) as refused:
+        described("parcel.later.on")
+    assert refused.value.field == "namepath[2]"
 
 
 class Colour(enum.Enum):
@@ -234,7 +245,8 @@ def test_members_of_enumerations_are_attributes(shapes: ModuleType) -> None:
 
 
 def test_classes_are_told_by_their_construction(shapes: ModuleType) -> None:
-    assert described("subject.Point")["signature"] == "(x: int, y: float = 0.5) -> None"
+    assert described("subject.Point")["signature"] == "(x: int, y: float = 0.5)"
+    assert "returns" not in described("subject.Point")
     assert described("subject.Pair")["signature"] == "(first: str, second: int | None = None)"
     assert described("subject.Shape")["signature"] == "()"
 
@@ -273,6 +285,76 @@ def test_a_kept_object_is_told_by_its_type() -> None:
     assert described([{"ref": "r1"}, "grown"], get)["signature"] == "(by: int = 1) -> Shape"
     with pytest.raises(ReferenceNotFound):
         described([{"ref": "r2"}], get)
+
+
+@pytest.mark.parametrize(
+    ("kept", "signature", "doc"),
+    [
+        (Shape().grown, "(by: int = 1) -> Shape", None),
+        (functools.partial(json.dumps, indent=1, sort_keys=True), None, None),
+        (len, "(obj, /)", "Return the number of items in a container."),
+        (Point, "(x: int, y: float = 0.5)", "Where."),
+    ],
+)
+def test_what_can_be_called_is_told_so_where_it_is_kept_too(
+    kept: object, signature: str | None, doc: str | None
+) -> None:
+    found = described([{"ref": "r1"}], lambda name, field: kept)
+    assert found["kind"] == ("class" if isinstance(kept, type) else "function")
+    assert signature is None or found["signature"] == signature
+    assert doc is None or found["doc"] == doc
+    assert found["parameters"]["type"] == "object"
+
+
+class Scale:
+    """Multiplies."""
+
+    def __call__(self, x: float, by: int = 2) -> float:
+        raise AssertionError
+
+
+def test_objects_that_can_be_called_are_told_by_their_call(module: ModuleType) -> None:
+    module.scale = Scale()  # type: ignore[attr-defined]
+    found = described("subject.scale")
+    assert (found["kind"], found["signature"], found["doc"]) == (
+        "function",
+        "(x: float, by: int = 2) -> float",
+        "Multiplies.",
+    )
+    assert listed(described("subject"))["scale"] == {
+        "name": "scale", "kind": "function", "signature": "(x: float, by: int = 2) -> float", "summary": "Multiplies.",
+    }  # fmt: skip
+
+
+def test_arguments_that_a_partial_gives_by_name_are_defaults_and_what_follows_is_named(module: ModuleType) -> None:
+    def subject(a: int, b: str, c: int = 1, *d: int, e: int) -> int: ...
+
+    module.partial = functools.partial(subject, 1, b="x", e=2)  # type: ignore[attr-defined]
+    assert described("subject.partial")["signature"] == "(*, b: str = 'x', c: int = 1, e: int = 2) -> int"
+    assert described("subject.partial")["parameters"]["required"] == []
+
+
+def test_a_declared_signature_goes_before_all_else(module: ModuleType) -> None:
+    def wrapper(*args: object, **kwargs: object) -> None: ...
+
+    class Declared:
+        __signature__ = inspect.signature(lambda size, *, colour="red": 0)
+
+        def __init__(self, **kwargs: object) -> None: ...
+
+    wrapper.__signature__ = inspect.signature(Shape.grown)  # type: ignore[attr-defined]
+    module.wrapper, module.Declared = wrapper, Declared  # type: ignore[attr-defined]
+    assert described("subject.wrapper")["signature"] == "(self, by: int = 1) -> Shape"
+    assert described("subject.Declared")["signature"] == "(size, *, colour='red')"
+
+
+def test_instances_that_a_metaclass_makes_in_its_own_way_have_no_known_signature(module: ModuleType) -> None:
+    class Meta(type):
+        def __call__(cls, size: int) -> object:
+            raise AssertionError
+
+    module.made = Meta("Made", (), {})  # type: ignore[attr-defined]
+    assert "parameters" not in described("subject.made")
 
 
 def test_docs_and_signatures_are_bounded(module: ModuleType) -> None:
@@ -314,7 +396,7 @@ def test_a_signature_that_a_function_carries_as_text_goes_before_its_code(module
         (["math", 3], InvalidRequest, "namepath[1]", "string or an object"),
         (["math", "a..b"], InvalidRequest, "namepath[1].name", "dots between"),
         (7, InvalidRequest, "namepath", "dotted string or a list"),
-        ([{"ref": "r1"}], ReferenceNotFound, "namepath[0]", "r1"),
+        ([{"ref": "r1"}], ReferenceNotFound, "namepath[0].ref", "r1"),
     ],
 )
 def test_refusals_name_the_element(namepath: Any, error: type[Exception], field: str, hint: str) -> None:
@@ -352,7 +434,10 @@ def test_what_importing_raises_is_raised(tmp_path: Path, monkeypatch: pytest.Mon
         (Optional[int], {"anyOf": [{"type": "integer"}, {"type": "null"}]}),  # noqa: UP045
         (Union[int, list[str]], {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "string"}}]}),  # noqa: UP007
         (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
-        (Literal["a", 1], {"enum": ["a", 1]}),
+        (Literal["a", -1, None], {"enum": ["a", -1, None]}),
+        ("Literal[0.5]", {}),
+        ("sqlalchemy.Sequence", {}),
+        ("collections.abc.Sequence", {"type": "array"}),
         (Annotated[int, "small"], {"type": "integer"}),
         (Point, {}),
         (Any, {}),
@@ -394,6 +479,28 @@ def test_kinds_and_defaults_of_parameters_are_told(module: ModuleType) -> None:
     assert found["parameters"]["additionalProperties"] == {"type": "boolean"}
 
 
+@pytest.mark.parametrize(
+    ("annotation", "types"),
+    [(int, ["integer", "null"]), (Optional[int], ["integer", "null"]), (int | str, ["integer", "string", "null"])],  # noqa: UP045
+)
+def test_null_is_fine_where_it_is_the_default(module: ModuleType, annotation: object, types: list[str]) -> None:
+    def subject(x=None) -> None: ...  # type: ignore[no-untyped-def]
+
+    subject.__annotations__ = {"x": annotation}
+    module.subject = subject  # type: ignore[attr-defined]
+    found = described("subject.subject")["parameters"]["properties"]["x"]
+    assert [each["type"] for each in found["anyOf"]] == types
+
+
+@pytest.mark.parametrize("annotation", [Callable[[int, str], bool], Callable[..., bool]])
+def test_callables_are_written_as_python_has_them(module: ModuleType, annotation: object) -> None:
+    def subject(x) -> None: ...  # type: ignore[no-untyped-def]
+
+    subject.__annotations__ = {"x": annotation}
+    module.subject = subject  # type: ignore[attr-defined]
+    assert described("subject.subject")["signature"] == f"(x: {annotation})"
+
+
 # --- whatever there is ---
 
 
@@ -410,6 +517,8 @@ def test_every_name_of_a_module_is_told_and_every_member_listed(name: str) -> No
         )
         if "parameters" in told:
             jsonschema_rs.validator_for(told["parameters"])
+            for schema in told["parameters"]["properties"].values():
+                assert "default" not in schema or jsonschema_rs.is_valid(schema, schema["default"]), member["name"]
 
 
 @pytest.mark.parametrize("kind", [dict, str, int, Path, Shape, Point, importlib.import_module("numpy").ndarray])
