@@ -75,7 +75,7 @@ def newman() -> Path:
 
 
 def test_every_example_is_run_here() -> None:
-    others = {COLLECTION.name, "lines.txt", "README.md"}
+    others = {COLLECTION.name, "lines.txt", "hypot.binpb", "README.md"}
     assert {path.name for path in EXAMPLES.iterdir()} == {*COMMANDS, *others}
 
 
