@@ -10,7 +10,7 @@ from starlette.responses import Response
 from orchestrator.api import answers, bodies, call_bodies, session_ids
 from orchestrator.api.credentials import scoped
 from orchestrator.api.describe_schemas import DescribeBody, DescribeReply
-from orchestrator.api.openapi import problems_described
+from orchestrator.api.openapi import session_reply_described
 from orchestrator.api.parts import Parts
 from orchestrator.auth.keys import Principal
 from orchestrator.errors import InvalidRequest
@@ -26,7 +26,7 @@ def router(parts: Parts) -> APIRouter:
         "/environment/{language}/describe",
         summary="What there is to call",
         response_class=Response,
-        responses={200: {"model": DescribeReply}, **problems_described(404, 410)},
+        responses=session_reply_described(DescribeReply),
         openapi_extra=bodies.described(DescribeBody, required=False),
     )
     async def describe(

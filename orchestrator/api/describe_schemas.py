@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from runner.discovery.discover import MAX_MEMBERS
 
-from orchestrator.api.schemas import Body, whole
+from orchestrator.api.schemas import Absent, Body, CallReply, whole
 
 _MAX_NAME = 1000  # characters
 
@@ -52,8 +52,8 @@ class DescribeBody(Body):
 class Member(BaseModel):
     name: str
     kind: str = Field(examples=["function"])
-    signature: str | None = None
-    summary: str | None = Field(None, description="The first line of its doc.")
+    signature: Absent[str] = None
+    summary: Absent[str] = Field(None, description="The first line of its doc.")
 
 
 class Description(BaseModel):
@@ -65,24 +65,43 @@ class Description(BaseModel):
         ),
         examples=["function"],
     )
-    type: str | None = Field(None, description="The Python type's qualified name.")
-    signature: str | None = Field(None, examples=["(x, /)"])
-    parameters: dict[str, object] | None = Field(
-        None,
-        description="JSON Schema (2020-12) of the arguments by name; `x-kind` of those that have no name in a call or must.",
+    type: Absent[str] = Field(None, description="The Python type's qualified name.")
+    signature: Absent[str] = Field(
+        None, description="Where it may be called in several ways, each on a line.", examples=["(x, /)"]
     )
-    returns: dict[str, object] | None = Field(
+    parameters: Absent[dict[str, object]] = Field(
+        None,
+        description=(
+            "JSON Schema (2020-12) of the arguments by name, for what is called in one way only. `x-kind`: "
+            "`positional_only`, `keyword_only` or `var_positional`; `x-python`: the annotation."
+        ),
+    )
+    returns: Absent[dict[str, object]] = Field(
         None, description="JSON Schema of what comes back, where it is annotated."
     )
-    doc: str | None = None
+    doc: Absent[str] = None
     members: list[Member]
-    truncated: bool | None = Field(None, description="There are more members: ask for those `after` the last.")
+    truncated: Absent[bool] = Field(None, description="There are more members: ask for those `after` the last.")
 
 
-class DescribeReply(BaseModel):
+class DescribeReply(CallReply):
     """`value`, or as of a call where importing a module failed."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": False,
+                    "value": {
+                        "name": "numpy.linalg",
+                        "kind": "package",
+                        "type": "module",
+                        "members": [{"name": "eig", "kind": "function", "signature": "(a)"}],
+                    },
+                    "ms": 2.1,
+                }
+            ]
+        }
+    )
 
-    error: bool
-    value: Description | None = None
+    value: Absent[Description] = None

@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Awaitable
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from orchestrator import telemetry
@@ -26,12 +28,29 @@ _OK = "ok"
 _NOTHING = {"io.kodou.probe": "readiness"}
 
 
+class HealthReply(BaseModel):
+    error: Literal[False]
+    status: Literal["ok"]
+
+
+class ReadyReply(BaseModel):
+    error: Literal[False]
+    status: Literal["ready"]
+    checks: dict[str, str] = Field(description="What was looked at, and that it is `ok`.")
+
+
 def router(parts: Parts) -> APIRouter:
     routes = APIRouter(tags=["health"])
     readiness = Readiness(parts)
     images = _ImageGauges(parts)
 
-    @routes.get("/healthz", summary="The process is up", openapi_extra=PUBLIC, response_class=Response)
+    @routes.get(
+        "/healthz",
+        summary="The process is up",
+        response_class=Response,
+        responses={200: {"model": HealthReply}},
+        openapi_extra=PUBLIC,
+    )
     async def healthz() -> Response:
         return replies.reply({"error": False, "status": _OK})
 
@@ -39,6 +58,7 @@ def router(parts: Parts) -> APIRouter:
         "/readyz",
         summary="Setups and calls can be served",
         response_class=Response,
+        responses={200: {"model": ReadyReply}},
         openapi_extra=PUBLIC,
     )
     async def readyz() -> Response:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.api import schemas
 from orchestrator.api.accepting import JSON, MULTIPART
 from orchestrator.api.kompose_credentials import PARAMETER
-from orchestrator.api.schemas import _Absent, _Names
+from orchestrator.api.schemas import Absent, _Names
 
 _Namepath = _Names | Annotated[list[_Names | schemas.NamepathElement], Field(min_length=1)]
 
@@ -16,14 +16,14 @@ class ListOperation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     op: Literal["map", "filter", "reduce", "starmap", "flatmap", "sort", "any", "all"]
-    function: _Absent[_Namepath] = Field(None, description="What to apply to the items. `sort`, `any`, `all`: if any.")
-    items: _Absent[list[object] | dict[str, object]] = Field(
+    function: Absent[_Namepath] = Field(None, description="What to apply to the items. `sort`, `any`, `all`: if any.")
+    items: Absent[list[object] | dict[str, object]] = Field(
         None,
         alias="list",
         description="The items, of the first stage. An array in last position is a namepath that makes each of them.",
     )
-    initial: _Absent[object] = Field(None, description="Of `reduce`.")
-    parallel: _Absent[Annotated[int, Field(ge=1)]] = Field(
+    initial: Absent[object] = Field(None, description="Of `reduce`.")
+    parallel: Absent[Annotated[int, Field(ge=1)]] = Field(
         None, description="Of `map`, `filter`, `starmap` and `flatmap`: over how many sandboxes."
     )
 
@@ -42,8 +42,8 @@ class Pipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    session: _Absent[str] = Field(None, description="That of the request, if there is none here.")
-    pipeline: _Absent[_Pipeline] = None
+    session: Absent[str] = Field(None, description="That of the request, if there is none here.")
+    pipeline: Absent[_Pipeline] = None
 
 
 class KomposeRequest(BaseModel):
@@ -58,21 +58,21 @@ class KomposeRequest(BaseModel):
         },
     )
 
-    session: _Absent[str] = Field(None, description="That of stages which name none; or `jwt`, or X-Session-ID.")
-    timeout: _Absent[Annotated[float, Field(gt=0)] | schemas._Digits] = Field(
+    session: Absent[str] = Field(None, description="That of stages which name none; or `jwt`, or X-Session-ID.")
+    timeout: Absent[Annotated[float, Field(gt=0)] | schemas._Digits] = Field(
         None, description="Milliseconds for all of it; past the server's maximum means that."
     )
-    args: _Absent[list[object] | dict[str, object]] = Field(None, description="Of the first stage.")
-    kwargs: _Absent[dict[str, object]] = None
-    tuple: _Absent[list[schemas._Typed]] = Field(None, description="In place of `args`.")
-    pipeline: _Absent[_Pipeline] = Field(None, description="Stages of one session; each gets what the last one gave.")
-    pipes: _Absent[Annotated[list[Pipe], Field(min_length=1)]] = Field(None, description="Stages in several sessions.")
-    listop: _Absent[ListOperation] = None
-    keep: _Absent[bool] = Field(None, description="Keep the value in the last session, and reply with a reference.")
-    drop: _Absent[list[schemas._Reference]] = Field(None, description="References that the first session drops.")
+    args: Absent[list[object] | dict[str, object]] = Field(None, description="Of the first stage.")
+    kwargs: Absent[dict[str, object]] = None
+    tuple: Absent[list[schemas._Typed]] = Field(None, description="In place of `args`.")
+    pipeline: Absent[_Pipeline] = Field(None, description="Stages of one session; each gets what the last one gave.")
+    pipes: Absent[Annotated[list[Pipe], Field(min_length=1)]] = Field(None, description="Stages in several sessions.")
+    listop: Absent[ListOperation] = None
+    keep: Absent[bool] = Field(None, description="Keep the value in the last session, and reply with a reference.")
+    drop: Absent[list[schemas._Reference]] = Field(None, description="References that the first session drops.")
 
 
-def operation(replies: dict[str, Any], refusals: dict[int | str, Any], headers: tuple[str, ...]) -> dict[str, Any]:
+def operation(replies: dict[str, Any], refusals: dict[int | str, Any], headers: dict[str, Any]) -> dict[str, Any]:
     """`POST /kompose`. `replies`: content of the 200. `headers`: its own."""
     body = {"$ref": f"#/components/schemas/{KomposeRequest.__name__}"}
     files = {"type": "string", "contentMediaType": "application/octet-stream"}
@@ -111,7 +111,7 @@ def operation(replies: dict[str, Any], refusals: dict[int | str, Any], headers: 
         "responses": {
             "200": {
                 "description": "What the composition came to.",
-                "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
+                "headers": headers,
                 "content": replies,
             },
             **{str(status): described for status, described in refusals.items()},

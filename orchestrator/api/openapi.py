@@ -3,13 +3,15 @@
 `tests/fuzz` holds it against the server: what it allows is accepted, what it forbids refused, and replies are as it says.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from orchestrator.api import accepting, bounds, calls, kompose, kompose_schemas, schemas
+from orchestrator.api import accepting, bounds, calls, kompose, kompose_schemas, receipts, schemas
 from orchestrator.api.describe_schemas import DescribeBody
 from orchestrator.api.problems import KINDS, MEDIA_TYPE
 from orchestrator.environments.python import PythonBuilder
@@ -54,21 +56,29 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {"required": True, "schema": {"type": "string"}},
+    "Preference-Applied": {"schema": {"type": "string", "enum": ["respond-async"]}},
     "Location": {"description": "Where to poll.", "required": True, "schema": {"type": "string"}},
     "Kodou-Restarted": {
         "description": "`true` where the session got a fresh interpreter.",
         "schema": {"type": "string", "enum": ["true"]},
     },
-    "Kodou-Cold": {
-        "description": "What had to be made first: nothing, a sandbox for the session, or the environment.",
-        "schema": {"type": "string", "enum": ["none", "session", "environment"]},
+    "Kodou-Type": {
+        "description": "Of a value in a form of its own: the Python type's qualified name.",
+        "schema": {"type": "string", "examples": ["numpy.ndarray"]},
     },
-    "Server-Timing": {
-        "description": "Milliseconds of each phase: auth, queue, build, start, run; those that apply.",
-        "schema": {"type": "string"},
-    },
+    **receipts.DESCRIBED,
 }
-_CALL_HEADERS = ("Kodou-Restarted", "Kodou-Cold", "Server-Timing")
+_SESSION_HEADERS = ("Kodou-Restarted", "Kodou-Cold", "Server-Timing")
+_CALL_HEADERS = (*_SESSION_HEADERS, "Kodou-Type")
+_TAGS = [
+    {
+        "name": "environments",
+        "description": "An environment is a language, a version and dependencies; it is built once.",
+    },
+    {"name": "calls", "description": "What a session can be asked to do."},
+    {"name": "sessions", "description": "A session is a sandbox of its own on an environment."},
+    {"name": "health", "description": "For those who watch the server."},
+]
 _TOLD = (accepting.JSON, accepting.MULTIPART)
 _CALL = {"schema": {"$ref": "#/components/schemas/CallRequest"}}
 _CALL_WITH_FILES: dict[str, Any] = {
@@ -97,7 +107,11 @@ _TYPED_REPLY: dict[str, Any] = {
     "required": ["reply"],
     "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
 }
-_HEADERS_OF = {"202": ("Location", "Retry-After"), "401": ("WWW-Authenticate",), "429": ("Retry-After",)}
+_HEADERS_OF = {
+    "202": ("Location", "Retry-After", "Preference-Applied"),
+    "401": ("WWW-Authenticate",),
+    "429": ("Retry-After",),
+}
 _SESSION_HEADER = {"X-Session-ID": "$response.body#/sessionid"}
 
 # What a setup's reply is good for.
@@ -134,6 +148,15 @@ def problems_described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return described
 
 
+def session_reply_described(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route whose reply is that of a session's runner."""
+    return {200: {"model": model, "headers": _headers(_SESSION_HEADERS)}, **problems_described(404, 410)}
+
+
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
 def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     """The OpenAPI document, made once."""
     if app.openapi_schema is not None:
@@ -146,6 +169,7 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
         description=app.description,
         routes=app.routes,
         license_info=app.license_info,
+        tags=_TAGS,
     )
     components = document.setdefault("components", {})
     _, models = models_json_schema(
@@ -157,10 +181,10 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     components["securitySchemes"] = _SECURITY
     components["headers"] = _HEADERS
     document["security"] = [{name: []} for name in _SECURITY]
-    document["paths"][calls.PATH] = {"post": _call()}
-    refusals = problems_described(404, 406, 410)
-    composed = kompose_schemas.operation(call_replies_described(), refusals, _CALL_HEADERS)
-    document["paths"][kompose.PATH] = {"post": composed}
+    refusals = _call_refusals()
+    composed = kompose_schemas.operation(call_replies_described(), refusals, _headers(_CALL_HEADERS))
+    made = {calls.PATH: {"post": _call()}, kompose.PATH: {"post": composed}}
+    document["paths"] = {**made, **document["paths"]}
     for path in document["paths"].values():
         for method, operation in path.items():
             if method in _METHODS:
@@ -193,12 +217,20 @@ def _call() -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "What the call came to.",
-                "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _CALL_HEADERS},
+                "headers": _headers(_CALL_HEADERS),
                 "content": call_replies_described(),
             },
-            **{str(status): described for status, described in problems_described(404, 406, 410).items()},
+            **{str(status): described for status, described in _call_refusals().items()},
         },
     }
+
+
+def _call_refusals() -> dict[int | str, dict[str, Any]]:
+    """Those of a value without the form asked for, and of the runner, have receipts: the session was asked."""
+    refusals = problems_described(404, 406, 410, 422)
+    for status in (406, 422):
+        refusals[status]["headers"] = _headers(_SESSION_HEADERS)
+    return refusals
 
 
 def call_replies_described() -> dict[str, Any]:
@@ -227,11 +259,12 @@ def _finish(operation: dict[str, Any]) -> None:
         *(_KEYED_REFUSALS if "security" not in operation else ()),
         *(_BODY_REFUSALS if "requestBody" in operation else ()),
     )
-    responses.update({str(status): described for status, described in problems_described(*refusals).items()})
+    for status, described in problems_described(*refusals).items():
+        own = responses.get(str(status), {})
+        responses[str(status)] = {**described, "headers": own.get("headers", {})}
     for status, response in responses.items():
         names = ("X-Request-ID", *_HEADERS_OF.get(status, ()))
-        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-        responses[status] = {**response, "headers": {**headers, **response.get("headers", {})}}
+        responses[status] = {**response, "headers": {**_headers(names), **response.get("headers", {})}}
     for parameter in operation.get("parameters", ()):
         if (parameter["in"], parameter["name"]) == ("path", "language"):
             parameter["schema"] = {"type": "string", "enum": [PythonBuilder.language]}

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from orchestrator.api import answers, session_ids
 from orchestrator.api.credentials import scoped
-from orchestrator.api.openapi import problems_described
+from orchestrator.api.openapi import session_reply_described
 from orchestrator.api.parts import Parts
 from orchestrator.auth.keys import Principal
 from orchestrator.sandboxes.work import Work
@@ -38,7 +38,7 @@ def router(parts: Parts) -> APIRouter:
         "/session/references",
         summary="What a session keeps",
         response_class=Response,
-        responses={200: {"model": ReferencesReply}, **problems_described(404, 410)},
+        responses=session_reply_described(ReferencesReply),
     )
     async def references(
         principal: caller,

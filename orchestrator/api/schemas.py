@@ -22,7 +22,7 @@ _REFERENCE = r"^r[0-9a-f]*-?[0-9]+$"
 
 T = TypeVar("T")
 # A member that may be left out and is never null.
-_Absent = Annotated[
+Absent = Annotated[
     T | SkipJsonSchema[None], Field(default=None, json_schema_extra=lambda schema: schema.pop("default", None))
 ]
 # JSON knows one kind of number: 64.0 is the integer 64 (JSON Schema says so too).
@@ -142,7 +142,7 @@ class EnvironmentSummary(BaseModel):
 
 class SetupEnvironment(EnvironmentSummary):
     reused: bool
-    lock: _Absent[Literal["exact", "packages"]] = Field(
+    lock: Absent[Literal["exact", "packages"]] = Field(
         None,
         description="Of a setup with a lock: the very same environment, or the same packages on another base or runner.",
     )
@@ -225,28 +225,38 @@ class ClosedReply(BaseModel):
 class CallReply(BaseModel):
     """What a call came to. `error` tells whether it is `value`, or one of the ways to fail by `code`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [{"error": False, "value": 12, "type": "numpy.int64", "ms": 0.041}]},
+    )
 
     error: bool
     value: object = None
-    type: str | None = Field(None, description="The Python type's qualified name.", examples=["numpy.int64"])
-    code: str | None = Field(
+    type: Absent[str] = Field(None, description="The Python type's qualified name, where it is not JSON's own.")
+    code: Absent[str] = Field(
         None,
-        description="With `error`: `exception`, `value_not_serializable`, `reply_too_large`, `timeout` or `worker_died`.",
+        description=(
+            "With `error`: `exception`, `timeout`, `worker_died`, `value_not_serializable`, `reply_too_large`, "
+            "`too_many_items` or `reference_too_large`."
+        ),
     )
-    exception: dict[str, str] | None = Field(
+    detail: Absent[str] = Field(None, description="With a `code` other than `exception`: what happened, in words.")
+    exception: Absent[dict[str, str]] = Field(
         None, description="`type`, `message` and `traceback` of the user's frames."
     )
-    field: str | None = Field(None, description="With an `exception` of a type in `tuple`: which, as `tuple[1]`.")
-    items: int | None = Field(None, description="How many items a stream told; `value` is null then.")
-    pipe: int | None = Field(None, description="Of a composition that failed: in which of its `pipes`, from 0 on.")
-    stage: int | None = Field(None, description="In which stage of its pipeline.")
-    item: int | None = Field(None, description="At which item of a list operation, or of a stream.")
-    stdout: str | None = None
-    stderr: str | None = None
-    truncated: bool | None = None
-    restarted: bool | None = Field(None, description="The session has a fresh interpreter; its state is gone.")
-    ms: float | None = Field(None, description="Time inside the runner, in milliseconds.")
+    repr: Absent[str] = Field(None, description="Of a value that has no form; bounded.")
+    exit_code: Absent[int] = Field(None, description="With `worker_died`: how the process ended, or by which `signal`.")
+    signal: Absent[int] = Field(None, description="With `worker_died`.")
+    field: Absent[str] = Field(None, description="With an `exception` of a type in `tuple`: which, as `tuple[1]`.")
+    items: Absent[int] = Field(None, description="How many items a stream told; `value` is null then.")
+    pipe: Absent[int] = Field(None, description="Of a composition that failed: in which of its `pipes`, from 0 on.")
+    stage: Absent[int] = Field(None, description="In which stage of its pipeline.")
+    item: Absent[int] = Field(None, description="At which item of a list operation, or of a stream.")
+    stdout: Absent[str] = Field(None, description="What the call printed.")
+    stderr: Absent[str] = None
+    truncated: Absent[bool] = Field(None, description="It printed more than is told.")
+    restarted: Absent[bool] = Field(None, description="The session has a fresh interpreter; its state is gone.")
+    ms: Absent[float] = Field(None, description="Time inside the runner, in milliseconds.")
 
 
 class TypedValue(BaseModel):
@@ -283,12 +293,12 @@ class NamepathElement(BaseModel):
         },
     )
 
-    name: _Absent[_Names] = Field(None, description="An attribute, or several with dots.")
-    moduleName: _Absent[_Names] = Field(None, description="A module, which may be dotted.")
-    ref: _Absent[_Reference] = Field(None, description="A value that the session keeps; as the first element only.")
-    args: _Absent[list[object] | dict[str, object]] = None
-    kwargs: _Absent[dict[str, object]] = None
-    tuple: _Absent[list[_Typed]] = Field(None, description="Positional arguments of given types, in place of `args`.")
+    name: Absent[_Names] = Field(None, description="An attribute, or several with dots.")
+    moduleName: Absent[_Names] = Field(None, description="A module, which may be dotted.")
+    ref: Absent[_Reference] = Field(None, description="A value that the session keeps; as the first element only.")
+    args: Absent[list[object] | dict[str, object]] = None
+    kwargs: Absent[dict[str, object]] = None
+    tuple: Absent[list[_Typed]] = Field(None, description="Positional arguments of given types, in place of `args`.")
 
 
 class CallRequest(BaseModel):
@@ -310,18 +320,23 @@ class CallRequest(BaseModel):
         },
     )
 
-    sessionid: _Absent[str] = Field(None, description="The session; or name it in X-Session-ID.")
-    timeout: _Absent[Annotated[float, Field(gt=0)] | _Digits] = Field(
+    sessionid: Absent[str] = Field(None, description="The session; or name it in X-Session-ID.")
+    timeout: Absent[Annotated[float, Field(gt=0)] | _Digits] = Field(
         None, description="Milliseconds; past the server's maximum means that."
     )
-    namepath: _Absent[_Names | Annotated[list[_Names | NamepathElement], Field(min_length=1)]] = Field(
+    namepath: Absent[_Names | Annotated[list[_Names | NamepathElement], Field(min_length=1)]] = Field(
         None, description='What to call, such as "math.sqrt".'
     )
-    args: _Absent[list[object] | dict[str, object]] = Field(None, description="Positional, or keyword as an object.")
-    kwargs: _Absent[dict[str, object]] = None
-    tuple: _Absent[list[_Typed]] = Field(None, description="Positional arguments of given types, in place of `args`.")
-    keep: _Absent[bool] = Field(None, description="Keep the value in the session, and reply with a reference to it.")
-    drop: _Absent[list[_Reference]] = Field(None, description="References that are kept no longer.")
+    args: Absent[list[object] | dict[str, object]] = Field(None, description="Positional, or keyword as an object.")
+    kwargs: Absent[dict[str, object]] = None
+    tuple: Absent[list[_Typed]] = Field(None, description="Positional arguments of given types, in place of `args`.")
+    keep: Absent[bool] = Field(None, description="Keep the value in the session, and reply with a reference to it.")
+    drop: Absent[list[_Reference]] = Field(None, description="References that are kept no longer.")
+
+
+class Fault(BaseModel):
+    field: str
+    detail: str
 
 
 class Problem(BaseModel):
@@ -330,9 +345,18 @@ class Problem(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(examples=["urn:kodou:problem:invalid_request"])
-    title: str
-    status: int
-    detail: str | None = None
+    title: str = Field(examples=["Invalid request"])
+    status: int = Field(examples=[422])
+    detail: Absent[str] = Field(None, examples=["namepth: unknown member"])
+    field: Absent[str] = Field(None, description="The position in the request.", examples=["namepth"])
     error: Literal[True]
     code: str = Field(examples=["invalid_request"])
-    request_id: str
+    request_id: str = Field(description="As in `X-Request-ID`.")
+    errors: Absent[list[Fault]] = Field(None, description="All that is wrong, where more than one member may be.")
+    available: Absent[list[str]] = Field(None, description="Of a 406: the forms that the value has.")
+    offered: Absent[list[str]] = Field(None, description="Of `unknown_version`: the versions there are.")
+    log: Absent[str] = Field(None, description="Of `build_failed`: the end of the installer's log.")
+    limit_bytes: Absent[int] = Field(None, description="Of a 413: the bound.")
+    pipe: Absent[int] = Field(None, description="Of a composition: in which of its `pipes`, from 0 on.")
+    stage: Absent[int] = Field(None, description="Of a composition: in which stage of its pipeline.")
+    item: Absent[int] = Field(None, description="Of a composition: at which item of a list operation.")

@@ -41,3 +41,23 @@ def tag_of(members: Mapping[Any, Any]) -> str | None:
 
 def _names_kept(text: Any) -> bool:
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
+
+
+def dumps(tree: Any) -> bytes:
+    """A tree of what JSON holds, as that; numbers that are not finite as tags. Raises as `json.dumps`."""
+    with suppress(ValueError):
+        return _dumps(tree)
+    return _dumps(_tagged(tree))  # rare, so looked for only now
+
+
+def _dumps(tree: Any) -> bytes:
+    return json.dumps(tree, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _tagged(tree: Any) -> Any:
+    if isinstance(tree, float) and not isfinite(tree):
+        return {"$float": "NaN" if isnan(tree) else "Infinity" if tree > 0 else "-Infinity"}
+    if isinstance(tree, dict):
+        tagged = {name: _tagged(value) for name, value in tree.items()}
+        return {"$object": tagged} if tag_of(tagged) != tag_of(tree) else tagged
+    return [_tagged(item) for item in tree] if isinstance(tree, (list, tuple)) else tree

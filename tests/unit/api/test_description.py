@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from orchestrator.api.schemas import ResourcesBody, SetupBody
+from orchestrator.sandboxes.replies import Value
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +60,43 @@ async def test_a_setup_s_reply_leads_to_what_can_be_done_with_it(api: Any) -> No
     links = paths["/environment/{language}/setup"]["post"]["responses"]["200"]["links"]
     known = {operation["operationId"] for path in paths.values() for operation in path.values()}
     assert {link["operationId"] for link in links.values()} == {"call", "close", "environment"} <= known
+
+
+# HTTP's own, and what the edge puts on every reply.
+UNDESCRIBED = {
+    "cache-control", "content-length", "content-security-policy", "content-type", "cross-origin-resource-policy",
+    "referrer-policy", "x-content-type-options", "x-frame-options",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/environment/{language}/setup", {"dependencies": []}, 200),
+        ("POST", "/environment/{language}/call", {"namepath": "math.pi"}, 200),
+        ("POST", "/environment/{language}/call", {"namepath": "math.pi", "nmae": 1}, 422),
+        ("POST", "/environment/{language}/describe", {"namepath": "math"}, 200),
+        ("POST", "/environment/{language}/describe", {"limit": -1}, 422),
+        ("GET", "/session/references", None, 200),
+        ("GET", "/healthz", None, 200),
+        ("GET", "/readyz", None, 200),
+    ],
+)
+async def test_a_reply_is_as_it_is_described(api: Any, method: str, path: str, body: Any, status: int) -> None:
+    document = (await api.client.get("/openapi.json")).json()
+    api.sessions.restarted = True
+    api.sessions.reply = Value(b'{"error":false,"value":{"name":"math","kind":"module","members":[]},"ms":0.1}')
+    if path == "/session/references":
+        api.sessions.reply = Value(b'{"error":false,"value":[],"ms":0.1}')
+    headers = {**await api.bearer(), "X-Session-ID": "s"}
+    reply = await api.client.request(method, path.format(language="python"), json=body, headers=headers)
+    assert reply.status_code == status, reply.text
+    described = document["paths"][path][method.lower()]["responses"][str(status)]
+    assert {*reply.headers} <= {name.lower() for name in described["headers"]} | UNDESCRIBED
+    schema = described["content"][reply.headers["content-type"]]["schema"]
+    jsonschema_rs.validate({**schema, "components": document["components"]}, reply.json())
+    name = schema["$ref"].rpartition("/")[2]
+    assert reply.json().keys() <= document["components"]["schemas"][name]["properties"].keys()
 
 
 def test_an_integer_may_be_written_with_a_point() -> None:

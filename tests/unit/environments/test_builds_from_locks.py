@@ -103,6 +103,16 @@ async def test_a_lock_of_another_language_is_refused(world: World) -> None:
     assert refused.value.field == "lock.language"
 
 
+@pytest.mark.parametrize("member", ["base", "runner"])
+async def test_a_lock_that_says_another_base_or_runner_of_what_it_was_built_on_is_refused(
+    world: World, member: str
+) -> None:
+    document = lock_of(await world.built("numpy"))
+    with pytest.raises(InvalidRequest, match="was changed") as refused:
+        await world.environments.remake("python", replace(document, **{member: "another"}))
+    assert refused.value.field == f"lock.{member}"
+
+
 async def test_a_hash_that_the_index_has_not_cannot_be_resolved(world: World, make: Make) -> None:
     document = lock_of(await world.built("numpy"))
     other = make()
