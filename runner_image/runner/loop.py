@@ -29,6 +29,8 @@ _MAX_BODY_BYTES = 2**32 - 1
 _LARGE_BYTES = 64 * 1024
 # Most requests come in one piece of this.
 _USUAL_BYTES = 4096
+# Between the end of a connection and the next: the orchestrator counts those that it has to refuse.
+_PAUSE_S = 0.05
 # Where our descriptors go: code that writes to or closes a low number by accident does not hit them.
 _FIRST_DESCRIPTOR = 900
 
@@ -129,6 +131,7 @@ class Worker:
         while True:
             frame = frames.read(sock, max_bytes=_MAX_BODY_BYTES, at_once=_USUAL_BYTES)
             if frame is None:
+                sleep(_PAUSE_S)
                 return
             if frame.kind not in frames.REQUESTS:
                 msg = f"a frame of kind {frame.kind} came where only requests come"

@@ -199,7 +199,12 @@ def test_what_a_timed_out_call_started_is_dead_with_it(own_session: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("namepath", "args", "ended"), [("os._exit", [3], {"exit_code": 3}), ("os.abort", [], {"signal": 6})]
+    ("namepath", "args", "ended"),
+    [
+        ("os._exit", [3], {"exit_code": 3}),
+        ("os.abort", [], {"signal": 6}),
+        ("os.closerange", [3, 2000], {}),  # as daemons do: it lives, and nobody hears of it
+    ],
 )
 def test_a_worker_that_ends_is_told_with_how_it_ended(
     own_session: Any, namepath: str, args: list[Any], ended: dict[str, int]

@@ -84,6 +84,7 @@ async def test_what_the_function_raised_is_a_reply_not_a_refusal(api: Any, made:
         (WorkerDied(exit_code=3, signal=None), {"code": "worker_died", "exit_code": 3}),
         (WorkerDied(exit_code=0, signal=None), {"code": "worker_died", "exit_code": 0}),
         (WorkerDied(exit_code=None, signal=9), {"code": "worker_died", "signal": 9}),
+        (WorkerDied(exit_code=None, signal=None), {"code": "worker_died"}),
     ],
 )
 async def test_an_interpreter_that_was_replaced_is_told(api: Any, made: Reply, members: dict[str, object]) -> None:
