@@ -158,11 +158,14 @@ COMPOSITIONS = {
     "no session of mine": Case({"session": "abc", "pipeline": ["list"]}, 404, "session_not_found"),
 }  # fmt: skip
 
-# --- setups from a lock ---
+# --- setups, from a lock above all ---
 
-LOCKS = {
+SETUPS = {
     "a lock that is a text": Case({"lock": "numpy"}, 422, INVALID, "lock"),
     "an empty lock": Case({"lock": {}}, 422, INVALID, "lock.version"),
+    "a file for a dependency": Case(
+        {"dependencies": ["six", "six-1.17.0-py3-none-any.whl"]}, 422, INVALID, "dependencies[1]"
+    ),
 }
 PACKAGE = {"name": "x", "version": "1", "filename": "x-1-py3-none-any.whl", "sha256": "0" * 64}
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {  # in the lock, beside it; field
@@ -171,6 +174,8 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {  # in 
     "another format": ({"version": 99}, {}, "lock.version"),
     "an unknown member": ({"options": []}, {}, "lock.options"),
     "packages that are none": ({"packages": ["numpy"]}, {}, "lock.packages[0]"),
+    "another base": ({"base": f"sha256:{'0' * 64}"}, {}, "lock.base"),
+    "another runner": ({"runner": "0.0.0+000000000000"}, {}, "lock.runner"),
     "one package more": ({"packages": [PACKAGE]}, {}, "lock.id"),
     "a path for a file": ({"packages": [{**PACKAGE, "filename": "../x"}]}, {}, "lock.packages[0].filename"),
     "a hash that is none": ({"packages": [{**PACKAGE, "sha256": "--index"}]}, {}, "lock.packages[0].sha256"),
@@ -190,7 +195,7 @@ TABLE = [
         ("call", CALL, CALLS),
         ("tuple", CALL, TUPLES),
         ("composition", COMPOSE, COMPOSITIONS),
-        ("setup", SETUP, LOCKS),
+        ("setup", SETUP, SETUPS),
         ("describe", DESCRIBE, DESCRIPTIONS),
     )
     for name, case in cases.items()
