@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from orchestrator.cli import demo, doctor, driver, images, keys, remote, serve, sessions
+from orchestrator.cli import calls, demo, describe, doctor, driver, images, keys, remote, serve, sessions
 from orchestrator.cli.options import SettingsRefused
 from orchestrator.cli.terminal import complain
 from orchestrator.errors import KodouError
@@ -26,7 +26,10 @@ app.command("serve")(serve.serve)
 app.command("driver")(driver.driver)
 app.add_typer(keys.app, name="keys")
 app.command("setup")(remote.setup)
-app.command("call", context_settings={"ignore_unknown_options": True})(remote.call)  # -3 is an argument of the call
+app.command("call", context_settings={"ignore_unknown_options": True})(calls.call)  # -3 is an argument of the call
+app.command("kompose")(calls.kompose)
+app.command("describe")(describe.describe)
+app.command("close")(remote.close)
 app.add_typer(images.app, name="images")
 app.add_typer(sessions.app, name="sessions")
 app.command("doctor")(doctor.doctor)

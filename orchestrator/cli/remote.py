@@ -1,4 +1,4 @@
-"""`kodou setup` and `kodou call`: against a server, through the client library."""
+"""`kodou setup` and `kodou close`: against a server, through the client library; and what the commands beside them share."""
 
 import json
 import sys
@@ -21,6 +21,9 @@ Url = Annotated[
 ]
 Token = Annotated[
     str | None, typer.Option("--token", envvar="KODOU_TOKEN", help="An API id; better in the variable than here.")
+]
+InSession = Annotated[
+    str | None, typer.Option("--session", envvar="KODOU_SESSION", help="The session id that setup printed.")
 ]
 
 
@@ -47,11 +50,11 @@ def setup(
     if network is not None:
         options["network"] = network
     if env:
-        options["env"] = dict(_assignment(item) for item in env)
+        options["env"] = dict(assignment(item) for item in env)
     if refresh:
         options["refresh"] = True
     if lock is not None:
-        options["lock"] = _json(lock.name, lock.read())
+        options["lock"] = parsed(lock.name, lock.read())
     with told():
         from kodou import Client
 
@@ -79,42 +82,22 @@ def setup(
     typer.echo(session.id)
 
 
-def call(
-    namepath: Annotated[str, typer.Argument(help='Such as math.sqrt, or a JSON list: \'["math", "sqrt"]\'.')],
-    args: Annotated[
-        list[str] | None, typer.Argument(help="Arguments, each a JSON value: 9 '\"text\"' '[1, 2]'.")
+def close(
+    sessionids: Annotated[
+        list[str] | None, typer.Argument(metavar="[SESSIONID]...", help="As setup printed them; else KODOU_SESSION.")
     ] = None,
-    session: Annotated[
-        str | None, typer.Option("--session", envvar="KODOU_SESSION", help="The session id that setup printed.")
-    ] = None,
-    kwarg: Annotated[list[str] | None, typer.Option(metavar="NAME=JSON", help="A keyword argument.")] = None,
-    timeout: Annotated[
-        timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="Such as 20s; else the server's.")
-    ] = None,
+    session: InSession = None,
     url: Url = None,
     token: Token = None,
-    as_json: Json = False,
 ) -> None:
-    """Call a function in a session and print its value as JSON; what it printed goes to standard error."""
-    if session is None:
-        msg = "no session: name one with --session or KODOU_SESSION; `kodou setup` makes one"
-        raise typer.BadParameter(msg)
-    path = _json("NAMEPATH", namepath) if namepath.lstrip().startswith("[") else namepath
-    values = [_json("an argument", text) for text in args or []]
-    named = {name: _json(f"--kwarg {name}", text) for name, text in map(_assignment, kwarg or [])}
+    """End sessions and their sandboxes; one that has ended already is success."""
+    named = sessionids or [known_session(session)]
     with told():
         from kodou import Client, protocol
 
-        request = protocol.call_request(
-            session, path, values, named, timeout_s=timeout.total_seconds() if timeout is not None else None
-        )
         with Client(url, token) as client:
-            reply = protocol.read_call(client.send(request))
-    _print_output(reply.stdout, reply.stderr)
-    if as_json:
-        print_json({"value": reply.value, "type": reply.type, "ms": reply.ms})
-    else:
-        print_json(reply.value)
+            for sessionid in named:
+                protocol.read_closed(client.send(protocol.close_request(sessionid)))
 
 
 def set_up(client: "Client", dependencies: list[str], python: str | None, options: dict[str, Any]) -> "Session":
@@ -135,22 +118,29 @@ def told() -> Iterator[None]:
         yield
     except kodou.KodouError as exc:
         if isinstance(exc, CallFailed):
-            _print_output(exc.stdout, exc.stderr)
+            print_output(exc.stdout, exc.stderr)
         if isinstance(exc, kodou.RemoteError):
-            _print_output(exc.remote_traceback.rstrip().removesuffix(exc.detail))  # which comes next
+            print_output(exc.remote_traceback.rstrip().removesuffix(exc.detail))  # which comes next
         if isinstance(exc, BuildFailed):
-            _print_output(exc.log)
+            print_output(exc.log)
         complain(exc.detail)
         raise typer.Exit(1) from exc
 
 
-def _print_output(*texts: str) -> None:
+def print_output(*texts: str) -> None:
     for text in texts:
         if text:
             sys.stderr.write(clean(text) if text.endswith("\n") else clean(text) + "\n")
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def known_session(session: str | None) -> str:
+    if session is None:
+        msg = "no session: name one with --session or KODOU_SESSION; `kodou setup` makes one"
+        raise typer.BadParameter(msg)
+    return session
+
+
+def assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         msg = f"{text!r} is not NAME=VALUE"
@@ -158,7 +148,7 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _json(what: str, text: str) -> Any:
+def parsed(what: str, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as exc:

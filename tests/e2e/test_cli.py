@@ -44,6 +44,22 @@ def test_setup_and_call(shell: Shell, session: str) -> None:
     assert (json.loads(printed.stdout)["value"], printed.stderr) == (None, "hello\n")
 
 
+def test_what_a_call_can_do_the_shell_can(shell: Shell, session: str, tmp_path: Path) -> None:
+    named = ("--session", session)
+    kept = json.loads(shell.out("call", "random.Random", "7", "--keep", *named))
+    assert shell.out("call", json.dumps([{"ref": kept["$ref"]}, "randint"]), "1", "6", *named) == "3\n"
+    assert shell.out("call", "abs", "--tuple", '[{"-3.5": "decimal.Decimal"}]', *named) == '"3.5"\n'
+    (tmp_path / "data").write_bytes(b"\0\1\2")
+    shell.out("call", "bytes.hex", '{"$file": "a"}', "--file", f"a={tmp_path / 'data'}", "--accept", "text/plain",
+              "--output", str(tmp_path / "hex"), *named)  # fmt: skip
+    assert (tmp_path / "hex").read_text() == "000102"
+    (tmp_path / "pipe").write_text('{"args": [[3, 1, 2]], "pipeline": ["sorted"]}')
+    assert shell.out("kompose", str(tmp_path / "pipe"), *named) == "[1, 2, 3]\n"
+    assert "sqrt(x, /)" in shell.out("describe", "math", *named)
+    shell.out("close", session)
+    assert shell.run("call", "math.sqrt", "9", *named).returncode == 1
+
+
 def test_a_call_that_fails_says_why(shell: Shell, session: str) -> None:
     raised = shell.run("call", "math.sqrt", "-1", "--session", session)
     assert (raised.returncode, raised.stdout) == (1, "")

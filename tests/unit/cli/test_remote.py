@@ -1,4 +1,4 @@
-"""`kodou setup` and `kodou call` against a server that answers as the protocol says."""
+"""`kodou setup`, `call`, `kompose`, `describe` and `close` against a server that answers as the protocol says."""
 
 import json
 import threading
@@ -30,18 +30,25 @@ class Server:
 
     def __init__(self) -> None:
         self.status = 200
-        self.reply: dict[str, Any] = {}
+        self.reply: dict[str, Any] | bytes = {}
         self.bodies: list[Any] = []
+        self.asked: list[tuple[str, str, str]] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                body = json.dumps(outer.reply).encode()
+                sent = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.asked.append((self.command, self.path, self.headers["Accept"]))
+                outer.bodies.append(json.loads(sent) if self.headers["Content-Type"] == "application/json" else sent)
+                told = isinstance(outer.reply, dict)
+                body = json.dumps(outer.reply).encode() if told else outer.reply
                 self.send_response(outer.status)
+                self.send_header("Content-Type", "application/json" if told else "application/x-npy")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_DELETE = do_POST
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -143,6 +150,74 @@ def test_what_the_function_raised_is_shown_and_fails(kodou: Kodou, server: Serve
     assert done.err == "warned\nTraceback: here\nkodou: ValueError: math domain error\n"
 
 
+def test_call_keeps_and_takes_typed_arguments(kodou: Kodou, server: Server) -> None:
+    server.reply = {"error": False, "value": {"$ref": "r1", "type": "_thread.lock", "repr": "<lock>"}}
+    done = kodou("call", "--session", "s", "f", "--keep", "--tuple", '[{"1": "int"}]')
+    assert (done.code, json.loads(done.out)["$ref"]) == (0, "r1")
+    assert server.bodies == [{"sessionid": "s", "namepath": "f", "tuple": [{"1": "int"}], "keep": True}]
+
+
+def test_files_go_beside_the_call(kodou: Kodou, server: Server, tmp_path: Path) -> None:
+    server.reply = {"error": False, "value": 3}
+    (tmp_path / "data").write_bytes(b"\0\1\2")
+    done = kodou("call", "--session", "s", "len", '{"$file": "a"}', "--file", f"a={tmp_path / 'data'}")
+    assert (done.code, done.out) == (0, "3\n")
+    assert b'name="a"' in server.bodies[0]
+    assert b"\r\n\r\n\0\1\2\r\n" in server.bodies[0]
+
+
+def test_a_value_in_a_form_is_written_as_it_is(kodou: Kodou, server: Server, tmp_path: Path) -> None:
+    server.reply = b"\x93NUMPY\0"
+    done = kodou("call", "--session", "s", "f", "--accept", "application/x-npy", "--output", tmp_path / "out")
+    assert (done.code, done.out) == (0, "")
+    assert (tmp_path / "out").read_bytes() == b"\x93NUMPY\0"
+    assert server.asked == [("POST", "/environment/python/call", "application/x-npy")]
+
+
+def test_a_call_that_fails_writes_no_value(kodou: Kodou, server: Server, tmp_path: Path) -> None:
+    server.reply = {"error": True, "code": "timeout", "detail": "it took too long"}
+    done = kodou("call", "--session", "s", "f", "--accept", "text/csv", "--output", tmp_path / "out")
+    assert (done.code, done.out, done.err) == (1, "", "kodou: it took too long\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_kompose_sends_a_file(kodou: Kodou, server: Server, tmp_path: Path) -> None:
+    server.reply = {"error": False, "value": [1, 2], "stdout": "hello\n"}
+    file = tmp_path / "composition.json"
+    file.write_text('{"args": [[2, 1]], "pipeline": ["sorted"]}')
+    done = kodou("kompose", str(file), "--session", "s")
+    assert (done.code, done.out, done.err) == (0, "[1, 2]\n", "hello\n")
+    assert server.asked[0][:2] == ("POST", "/kompose")
+    assert server.bodies == [{"args": [[2, 1]], "pipeline": ["sorted"], "session": "s"}]
+    file.write_text('{"session": "t", "pipeline": ["sorted"]}')
+    kodou("kompose", str(file), "--session", "s")
+    assert server.bodies[1]["session"] == "t"
+
+
+def test_describe_shows_what_there_is(kodou: Kodou, server: Server) -> None:
+    member = {"name": "sqrt", "kind": "function", "signature": "(x, /)", "summary": "Return \x1bthe root."}
+    value = {"name": "math", "kind": "module", "doc": "Mathematics.", "members": [member], "truncated": True}
+    server.reply = {"error": False, "value": value}
+    done = kodou("describe", "math", "--prefix", "sq", "--private", "--session", "s")
+    assert done.code == 0
+    assert done.out.startswith("math\n\nMathematics.\n\n")
+    assert "sqrt(x, /)" in done.out
+    assert "\x1b" not in done.out
+    assert "--prefix" in done.err
+    assert server.asked[0][1] == "/environment/python/describe"
+    assert server.bodies == [{"sessionid": "s", "namepath": "math", "prefix": "sq", "private": True, "limit": 1000}]
+    assert json.loads(kodou("describe", "math", "--session", "s", "--json").out) == value
+
+
+def test_close_ends_each(kodou: Kodou, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.reply = {"error": False}
+    assert kodou("close", "a", "b").code == 0
+    monkeypatch.setenv("KODOU_SESSION", "c")
+    assert kodou("close").code == 0
+    assert [body["sessionid"] for body in server.bodies] == ["a", "b", "c"]
+    assert {asked[:2] for asked in server.asked} == {("DELETE", "/session")}
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -151,6 +226,10 @@ def test_what_the_function_raised_is_shown_and_fails(kodou: Kodou, server: Serve
         (("call", "--session", "s", "len", "--kwrg", "k=1"), "is not JSON"),
         (("call", "--session", "s", "[math"), "NAMEPATH is not JSON"),
         (("call", "--session", "s", "f", "--kwarg", "k"), "not NAME=VALUE"),
+        (("call", "--session", "s", "f", "--output", "file"), "--accept"),
+        (("call", "--session", "s", "f", "--tuple", "[1"), "is not JSON"),
+        (("describe", "math"), "KODOU_SESSION"),
+        (("close",), "KODOU_SESSION"),
         (("setup", "--env", "A"), "not NAME=VALUE"),
     ],
 )
