@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 20_000  # characters that are looked at
 _NO_VALUE = re.compile(r"=<[^<>]*>")  # `=<no value>`: a default that cannot be written
+_CALL = re.compile(r"\s*(?:\w+\.)*(\w+)(?=\()")
 _OPTIONAL = re.compile(r"\[ *,")
 
 _class_text = type.__dict__["__text_signature__"].__get__
@@ -55,6 +56,7 @@ def _texts(value: Any) -> list[str]:
 
 def in_doc(text: str, value: Any) -> tuple[list[str], str]:
     """The signatures that the doc of a value may begin with, such as `dot(a, b, out=None)`, and what comes after them."""
+    text = text[:MAX_TEXT]
     name = read(value, "__name__")
     found: list[str] = []
     begin = _begin(text, name) if type(name) is str else None
@@ -63,7 +65,7 @@ def in_doc(text: str, value: Any) -> tuple[list[str], str]:
         if end is None:
             break
         # What it returns may be said in words, on further lines that are indented.
-        returns = re.match(r" *-{1,2}> *([\w.\[\], |]*)[^\n]*(?:\n[ \t]+[^\n]*)*", text[end:MAX_TEXT])
+        returns = re.match(r" *-{1,2}> *([\w.\[\], |]*)[^\n]*(?:\n[ \t]+[^\n]*)*", text[end:])
         told = "" if returns is None else returns.group(1).strip()
         found.append(text[begin.end() : end] + (told and f" -> {told}"))
         text = text[end:] if returns is None else text[end + returns.end() :]
@@ -72,13 +74,14 @@ def in_doc(text: str, value: Any) -> tuple[list[str], str]:
 
 
 def _begin(text: str, name: str) -> re.Match[str] | None:
-    return re.match(rf"\s*(?:\w+\.)*{re.escape(name)}(?=\()", text[:MAX_TEXT])
+    begin = _CALL.match(text)
+    return begin if begin is not None and begin.group(1) == name else None
 
 
 def _end(text: str, begin: int) -> int | None:
     """After the parenthesis that closes the one at `begin`."""
     depth = 0
-    for i, character in enumerate(text[begin:MAX_TEXT], begin):
+    for i, character in enumerate(text[begin:], begin):
         depth += (character in "([{") - (character in ")]}")
         if not depth:
             return i + 1
@@ -100,6 +103,8 @@ def _parsed(text: str) -> Signature | None:
 
 def _without_brackets(text: str) -> str:
     """`(a[, b[, c]])`, as C functions have it, is `(a, b=..., c=...)`."""
+    if _OPTIONAL.search(text) is None:
+        return text
     plain: list[str] = []
     name = ""  # as far as it is read
     opened: list[bool] = []  # of each bracket, whether it marks what is optional
@@ -144,4 +149,5 @@ def _parameter(argument: ast.arg, kind: str, default: ast.expr | None, source: s
 
 
 def _written(node: ast.expr | None, source: str) -> str | None:
-    return None if node is None else ast.get_source_segment(source, node)
+    """As it stands in a source of one line; positions in it count bytes."""
+    return None if node is None else source.encode()[node.col_offset : node.end_col_offset].decode()
