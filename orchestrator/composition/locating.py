@@ -93,6 +93,8 @@ def located(reply: Reply, counting: Counting) -> Reply:
             return replace(reply, field=field, stage=stage, item=item, pipe=pipe)
         case Raised() | NotSerializable():
             return replace(reply, body=_located_body(reply.body, counting))
+        case TimedOut() | WorkerDied() if reply.place:
+            return replace(reply, place=counting.places(reply.place.get("stage"), reply.place.get("item")))
         case TimedOut() | WorkerDied() | Violation():
             return replace(reply, place=counting.part.members())
         case _:

@@ -53,7 +53,7 @@ class Caller(Protocol):
         """The worker's connection ended, and not by us."""
 
     def worker_exited(self, exited: Exited) -> None:
-        """The supervisor reports a worker's end that it was not asked for."""
+        """The supervisor reports a worker's end, be it one that it was asked for."""
 
 
 class Connections:

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from orchestrator.sandboxes.events import Events
 from orchestrator.sandboxes.incoming import Incoming
-from orchestrator.sandboxes.replies import Exited, Reply
+from orchestrator.sandboxes.replies import Exited, Reply, TimedOut, WorkerDied
 from orchestrator.sandboxes.work import Run, Work
 
 # Unguessable: a process that an earlier call left behind is not to answer for a later one.
@@ -90,6 +90,13 @@ class Call:
     def run(self, reply: Reply) -> Run:
         began = self.began or self.ended or self.arrived
         return Run(reply, began - self.arrived, max(self.ended - began, 0.0))
+
+    def timed_out(self) -> TimedOut:
+        return TimedOut(self.exited.place if self.exited else {})
+
+    def died(self) -> WorkerDied:
+        exited = self.exited or Exited()
+        return WorkerDied(exited.code, exited.signal, exited.place)
 
 
 @dataclass(frozen=True, slots=True)

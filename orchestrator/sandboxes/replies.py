@@ -131,10 +131,17 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Exited(msgspec.Struct, frozen=True):
-    """A worker's end: an exit code, a signal, or neither."""
+    """A worker's end: an exit code, a signal, or neither; and where in a composition it was."""
 
     code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
     signal: Annotated[int, msgspec.Meta(ge=0, le=127)] | None = None
+    stage: _Place | None = None
+    item: _Place | None = None
+
+    @property
+    def place(self) -> Mapping[str, int]:
+        places = (("stage", self.stage), ("item", self.item))
+        return {name: number for name, number in places if number is not None}
 
 
 class Preloaded(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .capture import Capture
     from .evaluation.composition import Composition
     from .evaluation.references import References
+    from .place import Place
     from .stream import Stream
 
     Reply = tuple[int, bytes, bytes | memoryview]  # kind, body, extra
@@ -62,10 +63,12 @@ class Limits:
 class Calls:
     """Answers requests, and keeps what they keep."""
 
-    def __init__(self, capture: Capture, limits: Limits, *, first: bool) -> None:
-        """`first`: this is the first worker of the session, no other kept anything before it."""
+    def __init__(self, capture: Capture, limits: Limits, place: Place, *, first: bool) -> None:
+        """`place` says where a request is. `first`: this is the first worker of the session, no other kept anything before
+        it."""
         self._capture = capture
         self._limits = limits
+        self._place = place
         self._first = first
         self._pid = os.getpid()
         self._kept: References | None = None
@@ -79,23 +82,23 @@ class Calls:
 
         before = running()
         reply = self._answer(frame, events)
+        self._place.take()
         if reply[0] not in _COMPLETE:
             end_all_but(before)
         return reply
 
     def _answer(self, frame: frames.Frame, events: Stream | None) -> Reply:
         start = perf_counter()
-        place: dict[str, Any] = {}
         extra: bytes | memoryview = b""
         try:
-            kind, head, extra = self._run(frame, events, place)
+            kind, head, extra = self._run(frame, events)
         except Refusal as refusal:
-            kind, head = frames.REFUSED, _dumps({**refusal.members(), **place})
+            kind, head = frames.REFUSED, _dumps({**refusal.members(), **self._place.take()})
         except NoValue as failure:
-            kind, head = frames.UNSERIALISABLE, _failed({**failure.members, **place})
+            kind, head = frames.UNSERIALISABLE, _failed({**failure.members, **self._place.take()})
         except BaseException as exc:  # SystemExit and KeyboardInterrupt of user code are its exceptions
             self._end_if_forked(exc)
-            kind, head = _raised(exc, place)
+            kind, head = _raised(exc, self._place.take())
         self._end_if_forked()
         output = self._capture.take()
         if kind == frames.REFUSED:
@@ -117,7 +120,7 @@ class Calls:
             return frames.UNSERIALISABLE, _reply(_failed(too_large.members), {}, ms), b""
         return kind, reply, extra
 
-    def _run(self, frame: frames.Frame, events: Stream | None, place: dict[str, Any]) -> Reply:
+    def _run(self, frame: frames.Frame, events: Stream | None) -> Reply:
         """Kind of the reply, the first part of its body, and what goes beside it.
 
         Raises: Refusal, NoValue. Whatever user code raises.
@@ -136,13 +139,13 @@ class Calls:
             from .evaluation.tags import Tags
 
             reader = Reader(self._references, Tags(self._references, files or {}))
-        request = parse(frame.body, reader) if frame.kind == frames.CALL else _composition(frame.body, reader, place)
+        request = parse(frame.body, reader) if frame.kind == frames.CALL else self._composition(frame.body, reader)
         try:
             if request.keep:
                 return self._keep(request, forms, nonfinite_as_strings)
             value = self._returned(request)
             if events is not None:
-                count = told(value, self._teller(events, nonfinite_as_strings, place))
+                count = told(value, self._teller(events, nonfinite_as_strings))
                 if count is not None:
                     return frames.VALUE, b'{"error":false,"value":null,"items":%d' % count, b""
             return self._rendered(drained(value, self._limits.max_items), forms, nonfinite_as_strings)
@@ -152,6 +155,11 @@ class Calls:
         finally:
             if request.drop:
                 self._references().drop(request.drop)
+
+    def _composition(self, body: bytes, reader: Reader) -> Composition:
+        from .evaluation.composition import Composition  # few sessions compose
+
+        return Composition(body, reader, self._place)
 
     def _returned(self, request: Request | Composition) -> Any:
         if isinstance(request, Request):
@@ -224,18 +232,19 @@ class Calls:
             raise ReplyTooLarge(msg)
         return reply
 
-    def _teller(self, events: Stream, nonfinite_as_strings: bool, place: dict[str, Any]) -> Callable[[int, Any], None]:
-        limit = self._limits.max_reply_bytes
+    def _teller(self, events: Stream, nonfinite_as_strings: bool) -> Callable[[int, Any], None]:
+        limit, place = self._limits.max_reply_bytes, self._place
 
         def tell(index: int, item: Any) -> None:
-            place["item"] = index
+            self._end_if_forked()
+            place.at_item(index)
             text, _ = encode(item, max_bytes=limit, nonfinite_as_strings=nonfinite_as_strings)
             self._end_if_forked()
             if len(text) > limit:
                 msg = f"an item takes more than {limit} bytes"
                 raise ReplyTooLarge(msg)
             events.item(index, text)
-            del place["item"]
+            place.past_items()
 
         return tell
 
@@ -249,13 +258,7 @@ class Calls:
         os._exit(0 if code is None else code & 0xFF if isinstance(code, int) else 1)
 
 
-def _composition(body: bytes, reader: Reader, place: dict[str, Any]) -> Composition:
-    from .evaluation.composition import Composition  # few sessions compose
-
-    return Composition(body, reader, place)
-
-
-def _raised(exc: BaseException, place: dict[str, Any]) -> tuple[int, bytes]:
+def _raised(exc: BaseException, place: Mapping[str, Any]) -> tuple[int, bytes]:
     if isinstance(exc, ArgumentRaised):
         place = {"field": exc.field, **place}
         exc = exc.raised

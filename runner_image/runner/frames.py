@@ -8,8 +8,9 @@ made by the orchestrator, and comes back on every frame that belongs to that req
 
 Two connections to one Unix socket, on which the orchestrator listens:
 - *control*, from the supervisor (process 1): HELLO {"role": "supervisor", "protocol", "runner", "python", "pid"} at once;
-  the orchestrator answers CONFIG; then RESTART (kill every other process, fork a fresh worker) and STOP may come, and
-  the supervisor reports each worker's end that it was not asked for: EXITED {"code": int|null, "signal": int|null}.
+  the orchestrator answers CONFIG; then RESTART (kill every other process, fork a fresh worker) and STOP may come. Before
+  each fresh worker the supervisor reports the end of the one before: EXITED {"code": int|null, "signal": int|null, "stage"?,
+  "item"?}, without code and signal after RESTART. `stage` and `item` say where in a COMPOSE it was, counted from 0.
   Before CONFIG, PRELOAD {"distributions": [name, …]} may come, for a sandbox that waits for its session; once their modules
   are imported, as far as they are fit for it, the supervisor answers PRELOADED {"bytes": its memory}.
 - *call*, from the worker: HELLO {"role": "worker", "protocol", "generation": n, "pid"}; then a request and one reply each.

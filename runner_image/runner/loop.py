@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Mapping, NoReturn
 
+    from .place import Place
     from .stream import Stream
 
 # The length field of a frame; the orchestrator keeps bodies far below.
@@ -35,8 +36,8 @@ _PAUSE_S = 0.05
 _FIRST_DESCRIPTOR = 900
 
 
-def work(path: str, config: Mapping[str, Any], *, generation: int, supervisor: int) -> NoReturn:
-    """Serve calls in a process that was just forked. `config` is CONFIG's body. Does not return."""
+def work(path: str, config: Mapping[str, Any], place: Place, *, generation: int, supervisor: int) -> NoReturn:
+    """Serve calls in a process that was just forked. `config` is CONFIG's body; the supervisor reads `place`. Does not return."""
     # What is here already is never collected: a collection would write to every page that is shared with the supervisor.
     gc.freeze()
     os.setsid()
@@ -51,7 +52,7 @@ def work(path: str, config: Mapping[str, Any], *, generation: int, supervisor: i
         # User code finds the `__main__` that it would find in an interpreter of its own, not our script.
         sys.modules["__main__"] = type(sys)("__main__")
     capture = Capture(int(config["max_output_bytes"]), aside)
-    calls = Calls(capture, Limits.of(config), first=bool(config["first"]) and generation == 1)
+    calls = Calls(capture, Limits.of(config), place, first=bool(config["first"]) and generation == 1)
     Worker(path, calls, capture, config, generation=generation, supervisor=supervisor).run()
 
 

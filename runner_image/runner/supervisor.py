@@ -16,6 +16,7 @@ import time
 from . import frames, loop
 from .children import guard_supervisor, kill_all, reap, release_worker
 from .link import FIRST_RETRY_S, LAST_RETRY_S, ORPHAN_S, connect_control
+from .place import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Supervisor:
         self._egress: Egress | None = None
         self._worker = 0
         self._generation = 0
+        self._place = Place()  # of the worker
         self._started_at = 0.0
         self._hasty = 0
         self._orphan_s = ORPHAN_S
@@ -170,6 +172,7 @@ class Supervisor:
     def _restart(self) -> None:
         kill_all()
         if self._config is not None:
+            self._report()
             self._start_worker(self._config)
 
     def _collect(self) -> None:
@@ -185,11 +188,15 @@ class Supervisor:
         kill_all()
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         code = os.WEXITSTATUS(status) if number is None else None
-        self._send(frames.encode_json(frames.EXITED, {"code": code, "signal": number}))
+        self._report(code, number)
         self._hasty = self._hasty + 1 if time.monotonic() - self._started_at < _HASTY_S else 0
         if self._hasty > _HASTY_MOST:
             time.sleep(_HASTY_PAUSE_S)
         self._start_worker(config)
+
+    def _report(self, code: int | None = None, number: int | None = None) -> None:
+        """The worker's end, before there is another: its exit code or signal, unless it was killed here, and where it was."""
+        self._send(frames.encode_json(frames.EXITED, {"code": code, "signal": number, **self._place.take()}))
 
     def _start_worker(self, config: dict[str, Any]) -> None:
         self._generation += 1
@@ -204,7 +211,7 @@ class Supervisor:
             self._leave()
             if self._egress is not None:
                 self._egress.leave()
-            loop.work(self._path, config, generation=self._generation, supervisor=supervisor)
+            loop.work(self._path, config, self._place, generation=self._generation, supervisor=supervisor)
         finally:
             os._exit(1)
 

@@ -5,10 +5,23 @@ import time
 from dataclasses import replace
 
 import pytest
+from runner import frames
 
 from orchestrator.errors import NotFound, SandboxLost
-from orchestrator.sandboxes.backend import SandboxSpec
-from orchestrator.sandboxes.replies import TimedOut, Violation, WorkerDied
+from orchestrator.records import Resources
+from orchestrator.sandboxes.backend import Sandbox, SandboxBackend, SandboxSpec
+from orchestrator.sandboxes.bubblewrap.cgroups import CgroupSupport
+from orchestrator.sandboxes.channel import (
+    Raised,
+    Reply,
+    RunnerChannel,
+    RunnerConfig,
+    TimedOut,
+    Value,
+    Violation,
+    Work,
+    WorkerDied,
+)
 from tests.contract.conftest import BackendCase
 from tests.contract.marked import Marked
 from tests.contract.running import CALL_S, RESOURCES, connected, list_run_dir, started, until
@@ -90,6 +103,20 @@ async def test_a_worker_that_dies_is_told_and_replaced(backend_case: BackendCase
         assert await running.reply(code) == died
         assert await running.run("import os; result = os.environ['GREETING']") == "hello"
         assert running.channel.alive()
+
+
+async def test_a_composition_that_is_cut_off_tells_its_place(backend_case: BackendCase) -> None:
+    async def reply(items: str, function: str) -> Reply:
+        operation = {"op": "map", "function": function}
+        body = json.dumps({"args": [items], "pipeline": ["json.loads", operation, "len"]}).encode()
+        return (await running.channel.call(Work(frames.COMPOSE, body), timeout_s=2)).reply
+
+    async with started(backend_case) as running:
+        assert await reply("[0, 60]", "time.sleep") == TimedOut({"stage": 1, "item": 1})
+        assert await reply('["0", "0", "__import__(\'os\')._exit(3)"]', "eval") == WorkerDied(
+            3, None, {"stage": 1, "item": 2}
+        )
+        assert await running.reply("import os; os._exit(4)") == WorkerDied(4, None)
 
 
 async def test_a_worker_that_dies_leaves_no_process(backend_case: BackendCase, marked: Marked) -> None:

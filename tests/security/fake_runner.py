@@ -314,6 +314,20 @@ async def reports_an_impossible_end(runner: FakeRunner) -> None:
 
 
 @_named(WRONG_REPLIES)
+async def reports_an_impossible_place(runner: FakeRunner) -> None:
+    control, worker = await runner.configured()
+    await worker.receive()
+    await control.send_frame(frames.EXITED, b'{"code": 1, "signal": null, "stage": 1, "item": 99999999999999999999999}')
+
+
+@_named(WRONG_REPLIES)
+async def reports_a_place_that_is_a_text(runner: FakeRunner) -> None:
+    control, worker = await runner.configured()
+    await worker.receive()
+    await control.send_frame(frames.EXITED, b'{"code": 1, "signal": null, "stage": "pipe\\": 1, \\"x"}')
+
+
+@_named(WRONG_REPLIES)
 async def reports_without_end(runner: FakeRunner) -> None:
     control, worker = await runner.configured()
     await worker.receive()

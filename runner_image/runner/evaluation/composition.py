@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from ..place import Place
     from .arguments import Reader, Step
     from .tuples import Tuple
 
@@ -26,10 +27,10 @@ _PIPED = "piped"
 class Composition:
     """One composition, read and checked.
 
-    While it is read and while it runs, `place` says where it stands: "stage" (of a pipeline) and "item", counted from 0.
+    While it is read and while it runs, `place` says where it stands: the stage of a pipeline, and the item.
     """
 
-    def __init__(self, body: bytes, reader: Reader, place: dict[str, Any]) -> None:
+    def __init__(self, body: bytes, reader: Reader, place: Place) -> None:
         """Raises InvalidRequest, ReferenceNotFound."""
         members = load(body)
         self._place = place
@@ -60,12 +61,12 @@ class Composition:
             raise InvalidRequest(msg, "pipeline")
         stages: list[Stage] = []
         for number, members_of_stage in enumerate(pipeline):
-            self._place["stage"] = number
+            self._place.at_stage(number)
             stage = _stage(members_of_stage, f"pipeline[{number}]", reader)
             if isinstance(stage, ListOperation):
                 self._check_first(stage, given) if not number else stage.check_given(1)
             stages.append(stage)
-        self._place.clear()
+        self._place.take()
         return stages
 
     def _check_first(self, operation: ListOperation, given: int) -> None:
@@ -82,7 +83,7 @@ class Composition:
         value: Any = None
         for number, stage in enumerate(self._stages):
             if not self._lone:
-                self._place["stage"] = number
+                self._place.at_stage(number)
             positional = [value] if number else self._first_positional()
             if isinstance(stage, ListOperation):
                 value = stage.run(positional, place=self._place, max_items=max_items, after_each=after_each)

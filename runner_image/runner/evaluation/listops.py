@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Iterator
 
+    from ..place import Place
     from .arguments import Reader, Step
     from .tuples import Tuple
 
@@ -64,9 +65,7 @@ class ListOperation:
             msg = "its list has to be here, or given to it as the only argument"
             raise InvalidRequest(msg, self._field + ".list")
 
-    def run(
-        self, given: list[Any] | Tuple, *, place: dict[str, Any], max_items: int, after_each: Callable[[], None]
-    ) -> Any:
+    def run(self, given: list[Any] | Tuple, *, place: Place, max_items: int, after_each: Callable[[], None]) -> Any:
         """The result. The list is the only value of `given`, unless the operation has one of its own.
 
         While an item is worked on, its number stands in `place`; `after_each` is called once it was.
@@ -77,7 +76,7 @@ class ListOperation:
         apply = None if self._function is None else function(self._function)
         items = _numbered(bounded(values, max_items), make, place, after_each)
         result = _reduced(apply, items, self._initial) if self._op == "reduce" else _OPERATIONS[self._op](apply, items)
-        place.pop("item", None)
+        place.past_items()
         return result
 
 
@@ -109,13 +108,13 @@ def _check_one_type(items: list[Any], field: str) -> None:
 
 
 def _numbered(
-    values: Iterable[Any], make: Function | None, place: dict[str, Any], after_each: Callable[[], None]
+    values: Iterable[Any], make: Function | None, place: Place, after_each: Callable[[], None]
 ) -> Iterator[Any]:
     for number, value in enumerate(values):
-        place["item"] = number
+        place.at_item(number)
         yield value if make is None else make(value)
         after_each()
-        del place["item"]
+        place.past_items()
 
 
 def _reduced(apply: Any, items: Iterator[Any], initial: Any) -> Any:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 from runner import frames
 from runner.calls import Calls, Limits
+from runner.place import Place
 
 from orchestrator.api.spool import Spool
 from orchestrator.auth.keys import Principal
@@ -72,7 +73,7 @@ class Sessions:
     closing: asyncio.Event | None = None  # when it may go on
 
     def add(self, sessionid: str) -> str:
-        self.runners[sessionid] = Calls(Silent(), LIMITS, first=True)  # type: ignore[arg-type]
+        self.runners[sessionid] = Calls(Silent(), LIMITS, Place(), first=True)  # type: ignore[arg-type]
         return sessionid
 
     def cached(self, sessionid: str, principal: Principal) -> Live:

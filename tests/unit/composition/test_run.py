@@ -308,6 +308,28 @@ async def test_what_ends_an_interpreter_names_the_part_and_whether_it_was_a_sess
     assert (reply.place, reply.restarted) == (place, restarted)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("request_", "ends", "told", "place"),
+    [
+        (PIPES, "b", {"stage": 0, "item": 3}, {"pipe": 1, "stage": 0, "item": 3}),
+        ({"args": [1], "pipes": [{"pipeline": ["int", "int", "int"]}]}, "a", {"stage": 2}, {"pipe": 0, "stage": 2}),
+        ({"args": [1], "pipes": [{"pipeline": ["int", "int", "int"]}]}, "a", {}, {"pipe": 0}),
+        (LISTOP, "extra-2", {"item": 0}, {"item": 2}),
+        ({"pipeline": [LISTOP, "len", "abs"]}, "a", {"item": 0}, {"stage": 0, "item": 0}),
+        ({"args": [[1, 2, 3, 4]], "pipeline": ["list", {"op": "map", "function": "abs", "parallel": 2}]}, "extra-1",
+         {"stage": 0, "item": 0}, {"stage": 1, "item": 2}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [TimedOut, functools.partial(WorkerDied, 3, None)])
+async def test_the_place_that_a_runner_reports_is_that_of_the_request(
+    world: World, kind: Any, request_: dict[str, Any], ends: str, told: dict[str, int], place: dict[str, int]
+) -> None:
+    world.sessions.before_call = ending(ends, kind(told))
+    reply = (await world.compose(request_)).reply
+    assert isinstance(reply, TimedOut | WorkerDied)
+    assert reply.place == place
+
+
 async def test_a_sandbox_that_is_lost_is_told_with_its_place(world: World) -> None:
     world.sessions.before_call = ending("b", Violation("garbage"))
     reply = (await world.compose(PIPES)).reply

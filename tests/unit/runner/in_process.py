@@ -7,6 +7,7 @@ from typing import Any
 
 from runner import frames
 from runner.calls import Calls, Limits
+from runner.place import Place
 
 LIMITS: dict[str, int] = {
     "max_reply_bytes": 1 << 20,
@@ -65,7 +66,7 @@ class Session:
     first: bool = True
 
     def __post_init__(self) -> None:
-        self.calls = Calls(Silent(), Limits.of({**LIMITS, **self.changed}), first=self.first)  # type: ignore[arg-type]
+        self.calls = Calls(Silent(), Limits.of({**LIMITS, **self.changed}), Place(), first=self.first)  # type: ignore[arg-type]
 
     def ask(
         self,

@@ -54,6 +54,16 @@ CODE = textwrap.dedent("""
         daemon(path)
         os._exit(3)
 
+    def leave(code):
+        if code:
+            os._exit(code)
+
+    def stay(path):
+        if path:
+            hold(path)
+            os.write(held[-1], b"x")
+            spin()
+
     def twice():
         return "child" if os.fork() == 0 else "parent"
 
@@ -397,6 +407,46 @@ def test_nothing_outlives_the_worker_that_started_it(user: Orchestrator, leash: 
     user.send({"namepath": "user.daemon_and_leave", "args": [str(path)]})
     assert user.report() == {"code": 3, "signal": None}
     assert ends(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("request_", "place"),
+    [
+        ({"args": ["3"], "pipeline": ["int", "os._exit"]}, {"stage": 1}),
+        ({"listop": {"op": "map", "function": "user.leave", "list": [0, 3]}}, {"item": 1}),
+        ({"args": [[0, 3]], "pipeline": ["iter", {"op": "any", "function": "user.leave"}]}, {"stage": 1, "item": 1}),
+        ({"args": [[1, 2]], "pipeline": [{"op": "map", "function": "float"}, "sum", "int", "os._exit"]}, {"stage": 3}),
+    ],
+)
+def test_the_place_in_a_composition_at_which_a_worker_ended_is_reported(
+    user: Orchestrator, request_: dict[str, Any], place: dict[str, int]
+) -> None:
+    user.send(request_, kind=frames.COMPOSE)
+    assert user.report() == {"code": 3, "signal": None, **place}
+    user.accept_worker()
+    user.send({"namepath": "os._exit", "args": [4]})
+    assert user.report() == {"code": 4, "signal": None}
+
+
+def test_the_place_at_which_a_composition_was_cut_off_is_reported(user: Orchestrator, leash: tuple[Path, int]) -> None:
+    path, descriptor = leash
+    operation = {"op": "filter", "function": "user.stay"}
+    user.send({"args": [["", "", str(path)]], "pipeline": ["list", operation]}, kind=frames.COMPOSE)
+    assert select.select([descriptor], [], [], PATIENCE_S)[0]
+    user.tell(frames.RESTART)
+    assert user.report() == {"code": None, "signal": None, "stage": 1, "item": 2}
+    assert user.accept_worker()["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"args": [1], "pipeline": ["abs", "str"]}, {"args": [-1], "pipeline": ["int", "math.sqrt"]}, {"args": [1]}],
+)
+def test_a_composition_that_was_answered_is_in_no_place(user: Orchestrator, request_: dict[str, Any]) -> None:
+    user.send(request_, kind=frames.COMPOSE)
+    user.reply()
+    user.tell(frames.RESTART)
+    assert user.report() == {"code": None, "signal": None}
 
 
 def test_workers_that_end_at_once_many_times_are_all_reported_and_replaced(user: Orchestrator) -> None:

@@ -218,6 +218,41 @@ async def test_at_the_deadline_a_fresh_worker_makes_a_clean_timeout(
         assert await calling == Value(VALUE)
 
 
+async def test_a_timeout_tells_the_place_that_the_supervisor_reports(
+    open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_RESTART_S", NEVER_S)
+    async with session(open_tmp_path) as (channel, runner, control, worker):
+        calling = start(channel, timeout_s=0.1)
+        await worker.receive()
+        assert (await control.receive()).kind == frames.RESTART
+        await control.send_frame(frames.EXITED, b'{"code": null, "signal": null, "stage": 2, "item": 17}')
+        fresh = await runner.worker()
+        assert await calling == TimedOut({"stage": 2, "item": 17})
+        calling = start(channel)
+        await answer(fresh)
+        assert await calling == Value(VALUE)
+
+
+async def test_a_timeout_tells_the_place_where_the_fresh_worker_is_late_as_well(
+    open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_RESTART_S", NEVER_S)
+    async with session(open_tmp_path) as (channel, _, control, worker):
+        calling = start(channel, timeout_s=0.1)
+        await worker.receive()
+        assert (await control.receive()).kind == frames.RESTART
+        await control.send_frame(frames.EXITED, b'{"stage": 0}')
+        running = channel._running
+        assert running is not None
+        async with asyncio.timeout(PATIENCE_S):
+            while running.exited is None:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+        assert running.step is not None
+        running.step(running)  # what is done when it is late
+        assert await calling == TimedOut({"stage": 0})
+
+
 async def test_a_fresh_worker_that_is_late_costs_neither_the_reply_nor_the_session(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +303,18 @@ async def test_an_end_reported_after_its_connection_ended(open_tmp_path: Path, m
         following = start(channel)  # waits for the fresh worker
         await answer(await runner.worker())
         assert await following == Value(VALUE)
+
+
+async def test_an_end_is_told_with_the_place_that_is_reported(open_tmp_path: Path) -> None:
+    async with session(open_tmp_path) as (channel, runner, control, worker):
+        for after in (False, True):
+            calling = start(channel)
+            await worker.receive()
+            if after:
+                worker.close()
+            await control.send_frame(frames.EXITED, b'{"code": 3, "signal": null, "item": 1}')
+            assert await calling == WorkerDied(3, None, {"item": 1})
+            worker = await runner.worker()
 
 
 async def test_an_end_reported_while_a_child_keeps_its_connection_open(open_tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from runner import envelope, frames
 from runner.calls import Calls, Limits
+from runner.place import Place
 
 from orchestrator.api import problems
 from orchestrator.api.accepting import Wanted
@@ -87,7 +88,7 @@ class Loopback(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     def restart(self) -> None:
         """Every session gets a fresh interpreter."""
-        self._sessions = {id: Calls(Silent(), LIMITS, first=False) for id in self._sessions}  # type: ignore[arg-type]
+        self._sessions = {id: Calls(Silent(), LIMITS, Place(), first=False) for id in self._sessions}  # type: ignore[arg-type]
 
     def _answered(self, asked: Asked) -> httpx.Response:
         self.requests.append(asked)
@@ -95,7 +96,7 @@ class Loopback(httpx.BaseTransport, httpx.AsyncBaseTransport):
             return self.answers.pop(0)
         if asked.path.endswith("/setup"):
             id = f"session-{len(self._sessions)}"
-            self._sessions[id] = Calls(Silent(), LIMITS, first=True)  # type: ignore[arg-type]
+            self._sessions[id] = Calls(Silent(), LIMITS, Place(), first=True)  # type: ignore[arg-type]
             return httpx.Response(200, json={**READY, "sessionid": id})
         if asked.path == "/session":
             return httpx.Response(200, json={"error": False})
