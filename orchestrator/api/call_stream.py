@@ -13,7 +13,7 @@ from orchestrator.api import call_replies, problems, sse
 from orchestrator.api.accepting import Wanted
 from orchestrator.api.problems import Header
 from orchestrator.errors import KodouError
-from orchestrator.sandboxes.events import Event, Events
+from orchestrator.sandboxes.events import Events, with_members
 from orchestrator.sessions.manager import CallOutcome
 from orchestrator.unforeseen import ours
 
@@ -104,6 +104,4 @@ async def _error(reply: _Stream, error: KodouError, request_id: str) -> str:
 def _with_cold(body: bytes, outcome: CallOutcome) -> bytes:
     """The body with what `Kodou-Cold` would say, had it been known when the head went out."""
     _, cold = call_replies.cold_of(outcome)
-    _, _, rest = body.partition(b"{")
-    comma = b"" if rest.lstrip().startswith(b"}") else b", "
-    return b'{"cold": "%b"%b%b' % (cold, comma, rest)
+    return with_members(body, {"cold": cold.decode()})

@@ -100,7 +100,7 @@ class KomposeEndpoint:
             return partial(self._sessions.call, sessionid, principal, work, timeout_s=timeout_s)
         for part in cut.parts:
             await self._check_part(part, principal)
-        asked = Asked(principal, timeout_s, wanted.forms, wanted.flags & ~frames.STREAM, files, len(body))
+        asked = Asked(principal, timeout_s, wanted.forms, wanted.flags, files, len(body))
         return self._composition(cut, asked).run
 
     def _planned(

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from orchestrator.auth.keys import Principal
-from orchestrator.sandboxes.events import Events
+from orchestrator.composition.parts import Part
+from orchestrator.sandboxes.events import Events, EventsOfPart
 from orchestrator.sandboxes.replies import Reply, TimedOut, Value
 from orchestrator.sandboxes.work import File, Work
 from orchestrator.sessions.manager import CallOutcome, SessionManager
@@ -22,7 +23,7 @@ UNREAD = TimedOut(restarted=False)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What goes for all parts. `files` are those of the request; `forms` and `flags` as in `Work`, but for `STREAM`."""
+    """What goes for all parts. `files` are those of the request; `forms` and `flags` as in `Work`."""
 
     principal: Principal
     timeout_s: float
@@ -38,6 +39,7 @@ class Calling:
     def __init__(self, sessions: SessionManager, asked: Asked) -> None:
         self.sessions = sessions
         self.asked = asked
+        self.events: Events | None = None  # told what the parts tell, each with its place
         self._loop = asyncio.get_running_loop()
         self._deadline: float | None = None  # in the loop's time
         self._spent = CallOutcome(Value(b""), False, 0.0, 0.0, 0.0)
@@ -47,12 +49,14 @@ class Calling:
         if self._deadline is None:
             self._deadline = self._loop.time() + self.asked.timeout_s
 
-    async def call(self, session: str, work: Work, events: Events | None = None) -> CallOutcome:
-        """`OVERDUE` where the deadline came before its turn. Raises what `SessionManager.call` does."""
+    async def call(self, session: str, work: Work, part: Part) -> CallOutcome:
+        """What `work`, all or a piece of `part`, comes to; `OVERDUE` where the deadline came before its turn.
+        Raises what `SessionManager.call` does."""
         left_s = self.asked.timeout_s if self._deadline is None else self._deadline - self._loop.time()
         overdue = CallOutcome(OVERDUE, False, 0.0, 0.0, 0.0)
         if left_s <= 0:
             return overdue
+        events = None if self.events is None else EventsOfPart(self.events, part.members())
         cut = None if self._deadline is None else self._deadline + _GRACE_S
         try:
             async with asyncio.timeout_at(cut):

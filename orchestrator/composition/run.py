@@ -47,11 +47,12 @@ class Composition:
         self._trail = Trail(max_output_bytes)
 
     async def run(self, events: Events | None = None) -> CallOutcome:
-        """Run the parts, up to the first that fails. `events` are told only where there is one part alone.
+        """Run the parts, up to the first that fails. `events` are told what each prints, and the items of the last one.
 
         Raises: KodouError: what `SessionManager.call` and `open` raise, and `SpoolFull`; with the place.
         """
         before, last = self._plan.before, self._plan.last
+        self._calling.events = events
         part: Part = last
         value: Crossing | None = None
         try:
@@ -61,7 +62,7 @@ class Composition:
                     return await self._ended(reached)
                 value = reached
             part = last
-            return await self._ended(await self._straight(last, value, events=None if before else events))
+            return await self._ended(await self._straight(last, value))
         except KodouError as error:
             raise error.at(part.members()) from error
         finally:
@@ -97,18 +98,15 @@ class Composition:
         except TimeoutError:
             return located(UNREAD, OfStages(part))
 
-    async def _straight(self, part: Straight, value: Crossing | None, *, events: Events | None = None) -> Reply:
+    async def _straight(self, part: Straight, value: Crossing | None) -> Reply:
         members = {**self._first(part), "pipeline": list(part.stages)}
         last = part is self._plan.last
         if last and self._plan.keep:
             members["keep"] = True
         forms = self._asked.forms if last else (frames.TYPED,)
-        streamed = frames.STREAM if events is not None else 0
         size = self._asked.size + (value.size if value else 0)
-        work = await aside(
-            size, request, members, self._asked.files, value, forms=forms, flags=self._asked.flags | streamed
-        )
-        outcome = await self._calling.call(part.session, work, events)
+        work = await aside(size, request, members, self._asked.files, value, forms=forms, flags=self._asked.flags)
+        outcome = await self._calling.call(part.session, work, part)
         self._calling.spend(outcome)
         return located(outcome.reply, OfStages(part))
 

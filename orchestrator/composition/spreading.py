@@ -96,7 +96,7 @@ class Spreading:
         counting = OfItems(part, piece.start, len(piece), len(self._items))
         try:
             work = await aside(self._size, self._work, piece, further)
-            outcome = await self._calling.call(session, work)
+            outcome = await self._calling.call(session, work, part)
             if session == part.session:
                 self._own = outcome
             if isinstance(outcome.reply, Value | Typed):

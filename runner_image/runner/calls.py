@@ -144,7 +144,7 @@ class Calls:
             if request.keep:
                 return self._keep(request, forms, nonfinite_as_strings)
             value = self._returned(request)
-            if events is not None:
+            if events is not None and forms == _ONLY_JSON:
                 count = told(value, self._teller(events, nonfinite_as_strings))
                 if count is not None:
                     return frames.VALUE, b'{"error":false,"value":null,"items":%d' % count, b""

@@ -45,7 +45,8 @@ Replies (`REPLIES`), one to each request:
 - REFUSED: {"code", "detail", "field"?, "stage"?, "item"?, "available"?} with code one of `REFUSALS`; `available` lists the
   forms that a `not_acceptable` value has.
 Before the reply to a request with the flag STREAM there may be EVENTS, whose bodies, JSON objects on one line each, go to
-the client as they are: OUTPUT {"stdout": text} or {"stderr": text}, ITEM {"index": int, "value": …}.
+the client as they are: OUTPUT {"stdout": text} or {"stderr": text}; and, where JSON is the only form, ITEM {"index": int,
+"value": …}.
 A reply that its worker could not send is lost, not repeated.
 """
 

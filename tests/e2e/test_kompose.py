@@ -123,6 +123,19 @@ def test_the_first_item_that_fails_is_named_and_no_sandbox_is_left(session: Sess
     assert live(session) == before
 
 
+def test_a_part_that_is_cut_off_names_its_stage_and_item(session: Session, another: Session) -> None:
+    naps = {"op": "map", "function": "time.sleep"}
+    pipes = [{"pipeline": ["list"]}, {}, {"session": another.id, "pipeline": ["list", naps, "len"]}]
+    reply = composed(session, {"args": [[0, 0, 600]], "pipes": pipes, "timeout": 2000})
+    assert {"code": "timeout", "pipe": 2, "stage": 1, "item": 2}.items() <= reply.items()
+    ends = {"op": "map", "function": "eval", "parallel": 2}
+    code = ["0", "0", "0", "__import__('os')._exit(7)"]
+    reply = composed(session, {"args": [code], "pipeline": ["list", ends]})
+    assert {"code": "worker_died", "exit_code": 7, "stage": 1, "item": 3}.items() <= reply.items()
+    reply = composed(session, {"args": [7], "pipeline": ["abs", "os._exit"]})
+    assert {"code": "worker_died", "exit_code": 7, "stage": 1, "restarted": True}.items() <= reply.items()
+
+
 def test_one_deadline_covers_all_parts(session: Session, another: Session) -> None:
     pipes = [{"pipeline": ["int"]}, {"session": another.id, "pipeline": ["time.sleep"]}]
     reply = composed(session, {"args": [600], "pipes": pipes, "timeout": 700})
@@ -134,6 +147,27 @@ def test_one_deadline_covers_all_parts(session: Session, another: Session) -> No
     assert reply["code"] == "timeout"
     assert "restarted" not in reply  # it was in a sandbox beside the session's
     assert live(session) == before
+
+
+def streamed(session: Session, body: dict[str, Any]) -> list[tuple[str, Any]]:
+    text = post(session, body, headers={"Accept": "text/event-stream"}).text
+    pairs = [event.split("\ndata: ") for event in text.removesuffix("\n\n").split("\n\n")]
+    return [(name.removeprefix("event: "), json.loads(data)) for name, data in pairs]
+
+
+def test_each_sandbox_tells_what_it_prints_and_the_last_one_its_items(session: Session, another: Session) -> None:
+    spread = {"op": "map", "function": "print", "parallel": 2}
+    pipes = [{"pipeline": ["str.split", "iter"]}, {"session": another.id, "pipeline": [spread, "len"]}]
+    *told, (last, result) = streamed(session, {"args": ["a b"], "pipes": pipes})
+    assert sorted((name, event["pipe"], event["stage"], event["stdout"]) for name, event in told) == [
+        ("output", 1, 0, "a\n"),
+        ("output", 1, 0, "b\n"),
+    ]
+    assert (last, result["value"], "stdout" in result) == ("result", 2, False)
+    pipes = [{"pipeline": ["str.split", "iter"]}, {"session": another.id, "pipeline": ["reversed"]}]
+    *told, (last, result) = streamed(session, {"args": ["a b"], "pipes": pipes})
+    assert told == [("item", {"pipe": 1, "stage": 0, "index": number, "value": "ba"[number]}) for number in (0, 1)]
+    assert (last, result["items"]) == ("result", 2)
 
 
 def kept_in(session: Session) -> Any:

@@ -399,11 +399,19 @@ async def test_one_session_alone_streams_what_it_tells(api: Any) -> None:
         assert api.sessions.work[-1].flags & frames.STREAM
 
 
-async def test_where_there_are_several_parts_the_result_alone_comes(api: Any) -> None:
+async def test_where_there_are_several_parts_each_tells_its_place(api: Any) -> None:
     ada = await held(api)
+    api.sessions.told = [Event("output", b'{"stdout": "a"}')]
     reply = await post(api, PIPES, ada.session, {"Accept": "text/event-stream"})
-    assert [line for line in reply.text.splitlines() if line.startswith("event")] == ["event: result"]
-    assert not any(work.flags & frames.STREAM for work in api.sessions.work)
+    assert reply.text.splitlines()[:6] == [
+        "event: output",
+        'data: {"pipe":0,"stage":0,"stdout": "a"}',
+        "",
+        "event: output",
+        'data: {"pipe":1,"stage":0,"stdout": "a"}',
+        "",
+    ]
+    assert [line for line in reply.text.splitlines() if line.startswith("event")][2:] == ["event: result"]
 
 
 async def test_the_receipts_are_those_of_all_parts(api: Any) -> None:
