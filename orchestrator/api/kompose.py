@@ -185,14 +185,19 @@ class KomposeEndpoint:
 
 
 def _session(composed: Composed, shown: str | None, scope: Scope) -> str:
-    """The session of stages that name none: that of the body, of `?jwt=`, or of `X-Session-ID`. Raises: InvalidRequest."""
-    if composed.session is not UNSET:
-        return composed.session
-    sessionid = shown or headers_of(scope).get(b"x-session-id", b"").decode("latin-1")
-    if not sessionid:
-        msg = "session is missing: name it in the body, in X-Session-ID, or with ?jwt=<session id>"
+    """The session of stages that name none: that of the body, of `?jwt=` and of `X-Session-ID`.
+
+    Raises: InvalidRequest: none of them names one, or they name several.
+    """
+    in_body = "" if composed.session is UNSET else composed.session
+    in_header = headers_of(scope).get(b"x-session-id", b"").decode("latin-1")
+    named = {sessionid for sessionid in (in_body, shown, in_header) if sessionid}
+    if len(named) != 1:
+        msg = "the body, ?jwt= and X-Session-ID name several sessions: name one"
+        if not named:
+            msg = "session is missing: name it in the body, in X-Session-ID, or with ?jwt=<session id>"
         raise InvalidRequest(msg, field="session")
-    return sessionid
+    return named.pop()
 
 
 def _check_egress(principal: Principal, settings: Settings) -> None:

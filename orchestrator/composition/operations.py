@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Raw
 from runner.evaluation.references import NAME
+from runner.evaluation.tags import tag_of
 
 from orchestrator.composition.parts import Place, Spread
 from orchestrator.composition.tags import REFERENCE, tagged
@@ -64,7 +65,7 @@ class _Check:
     def items(self) -> tuple[Any, Any]:
         """Its own list, if it has one, without the constructor that an array in last position is; and that."""
         items = self._operation.get("list")
-        if "list" in self._operation and type(items) not in (list, dict):
+        if "list" in self._operation and type(items) is not list and not (type(items) is dict and tag_of(items)):
             msg = "must be a list"
             raise self._refused(msg, "list")
         if type(items) is not list:

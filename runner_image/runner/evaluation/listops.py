@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..refusal import InvalidRequest
+from ..refusal import InvalidRequest, Refusal
 from .arguments import check_members
 from .namepath import function, made
 from .results import bounded, drained_of_asynchronous
@@ -46,7 +46,7 @@ class ListOperation:
 
     def _read_items(self, items: Any, field: str, reader: Reader) -> None:
         if type(items) is list and items and type(items[-1]) is list:
-            self._constructor = reader.steps(items[-1], f"{field}[{len(items) - 1}]")
+            self._constructor = _constructor(reader.steps, items[-1], f"{field}[{len(items) - 1}]")
             items = items[:-1]
             _check_one_type(items, field)
             self._items = [reader.value(item, f"{field}[{i}]") for i, item in enumerate(items)]
@@ -72,7 +72,7 @@ class ListOperation:
         Raises: TooManyItems: of an iterator. Refusal, and whatever user code raises.
         """
         values = drained_of_asynchronous(self._items if self._own_items else made(given)[0], max_items)
-        make = None if self._constructor is None else function(self._constructor)
+        make = None if self._constructor is None else _constructor(function, self._constructor)
         apply = None if self._function is None else function(self._function)
         items = _numbered(bounded(values, max_items), make, place, after_each)
         result = _reduced(apply, items, self._initial) if self._op == "reduce" else _OPERATIONS[self._op](apply, items)
@@ -97,6 +97,15 @@ def _operation(members: dict[str, Any], field: str) -> str:
             msg = f"'parallel' has to be a whole number from 1 on, of {', '.join(sorted(_SPREADABLE))}"
             raise InvalidRequest(msg, field + ".parallel")
     return op
+
+
+def _constructor(made: Callable[..., Any], *args: Any) -> Any:
+    """`made` of `args`. Whoever did not mean the last item to be a constructor is told that it is one."""
+    try:
+        return made(*args)
+    except Refusal as refusal:
+        refusal.detail = f"an array in last position of 'list' is the constructor of the items: {refusal.detail}"
+        raise
 
 
 def _check_one_type(items: list[Any], field: str) -> None:

@@ -78,13 +78,25 @@ async def test_an_api_id_goes_in_the_query_too_and_the_body_names_the_session(ap
     assert {call["sessionid"] for call in api.sessions.calls} == {ada.session}
 
 
-async def test_the_session_is_that_of_the_body_then_of_the_query_then_of_the_header(api: Any) -> None:
+async def test_the_session_is_named_in_the_body_the_query_or_the_header_and_the_same_in_all_of_them(api: Any) -> None:
     ada, other = await held(api), await held(api)
-    header = {**ada.bearer, "X-Session-ID": other.session}
-    await post(api, {**BODY, "session": ada.session}, other.session, header)
-    await post(api, BODY, ada.session, header)
-    await post(api, BODY, None, header)
-    assert [call["sessionid"] for call in api.sessions.calls] == [ada.session, ada.session, other.session]
+    header = {**ada.bearer, "X-Session-ID": ada.session}
+    for body, jwt in (
+        ({**BODY, "session": ada.session}, ada.session),
+        ({**BODY, "session": ""}, None),
+        (BODY, ada.session),
+        (BODY, None),
+    ):
+        assert (await post(api, body, jwt, header)).status_code == 200
+    assert [call["sessionid"] for call in api.sessions.calls] == [ada.session] * 4
+    for body, jwt in (({**BODY, "session": other.session}, None), (BODY, other.session)):
+        refused = await post(api, body, jwt, header)
+        assert (refused.status_code, refused.json()["field"]) == (422, "session")
+    refused = await post(api, {**BODY, "session": other.session}, ada.session)
+    assert (refused.status_code, refused.json()["field"]) == (422, "session")
+    named = [{"session": other.session, "pipeline": ["sum"]}]  # by each pipe itself
+    assert (await post(api, {"pipes": named}, ada.session)).status_code == 200
+    assert len(api.sessions.calls) == 5
 
 
 async def test_a_key_that_was_revoked_is_none_for_its_sessions_either_at_once(api: Any) -> None:
@@ -152,7 +164,7 @@ async def test_another_owner_s_session_is_forbidden_wherever_it_is_named_and_not
     ada, bob = await held(api), await held(api, "bob")
     stage = ["sum"]
     cases: list[tuple[dict[str, Any], str, int | None]] = [
-        ({"session": bob.session, "pipeline": stage}, ada.session, None),
+        ({"session": bob.session, "pipeline": stage}, ada.api_id, None),
         ({"pipes": [{"pipeline": stage}, {"session": bob.session, "pipeline": stage}]}, ada.session, 1),
         ({"pipes": [{}, {"session": bob.session, "pipeline": stage}, {"pipeline": stage}]}, ada.session, 1),
     ]

@@ -129,6 +129,8 @@ def test_places_are_those_of_the_request() -> None:
         ({"listop": MAP}, "listop.list", {}),
         ({"listop": {**MAP, "list": "abc"}, "args": [[1]]}, "listop.list", {}),
         ({"listop": {**MAP, "list": "abc"}}, "listop.list", {}),
+        ({"listop": {**MAP, "list": {"a": 1}}}, "listop.list", {}),
+        ({"listop": {**MAP, "list": {"$ref": "none"}}}, "listop.list", {}),
         ({"listop": {**MAP, "list": None}, "args": [[1]]}, "listop.list", {}),
         ({"listop": {**MAP, "list": [1]}, "args": [[2]]}, "listop.list", {}),
         ({"listop": {**MAP, "list": [1]}, "kwargs": {"a": 1}}, "kwargs", {}),

@@ -219,6 +219,16 @@ def test_an_array_in_last_position_is_the_constructor(session: Session) -> None:
     assert listop(session, "map", "numpy.sum", [[1, 2], [3, 4], ["numpy", "array"]]) == [3, 7]
 
 
+@pytest.mark.parametrize("items", [[[1, 2], [3, 4]], [["a"], ["no_such_name"]], [1, []]])
+def test_who_meant_an_array_to_be_an_item_is_told_that_it_is_the_constructor(
+    session: Session, items: list[Any]
+) -> None:
+    reply = session.compose(listop={"op": "map", "function": "len", "list": items})
+    assert reply.kind == frames.REFUSED
+    assert reply.body["field"].startswith("listop.list[1]")
+    assert reply.body["detail"].startswith("an array in last position of 'list' is the constructor of the items: ")
+
+
 def test_a_constructor_has_its_own_arguments_first(session: Session) -> None:
     assert listop(session, "map", "str", [1, 2, ["operator", {"name": "add", "args": [10]}]]) == ["11", "12"]
 
