@@ -143,13 +143,9 @@ def _interrupted(
 
 
 def _ended(reply: WorkerDied) -> tuple[str, WorkerDied, Mapping[str, int | None]]:
-    """How the worker ended: a text and the member that says so."""
-    if reply.signal is None and reply.exit_code is None:
-        return (
-            "the interpreter that ran the call lost its way to the server, as if its descriptors were closed",
-            reply,
-            {},
-        )
+    """How the worker ended: a text and the member that says so, if one does."""
+    if reply.exit_code is None and reply.signal is None:
+        return "the interpreter that ran the call closed its connection, and was ended", reply, {}
     how = f"by signal {reply.signal}" if reply.signal else f"with exit code {reply.exit_code}"
     if reply.signal == SIGKILL:  # a deadline is told apart from this, so few other causes are left
         how += ", most likely because it took more memory than the session has"

@@ -13,7 +13,7 @@ from orchestrator.api import call_replies, problems, sse
 from orchestrator.api.accepting import Wanted
 from orchestrator.api.problems import Header
 from orchestrator.errors import KodouError
-from orchestrator.sandboxes.events import Events, with_members
+from orchestrator.sandboxes.events import Event, Events, with_members
 from orchestrator.sessions.manager import CallOutcome
 from orchestrator.unforeseen import ours
 

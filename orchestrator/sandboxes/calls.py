@@ -196,7 +196,7 @@ class Calls:
         # The client hears in time; the worker, on a busy machine, may take longer. The next call waits for it.
         call.ended = perf_counter()
         if not call.reply.done():
-            call.reply.set_result(TimedOut())
+            call.reply.set_result(call.timed_out())
         self._time(call, self._loop.time() + _LATE_S, self._not_restarted)
 
     def _not_restarted(self, call: Call) -> None:
@@ -208,8 +208,7 @@ class Calls:
 
     def _explained(self, call: Call) -> None:
         self.connections.drop_worker()
-        exited = call.exited or Exited()
-        self._finish(call, WorkerDied(exited.code, exited.signal))
+        self._finish(call, call.died())
 
     # --- what the connections tell, of the worker ---
 
@@ -284,7 +283,7 @@ class Calls:
         if call is None:
             return
         if call.phase is Phase.OVERDUE:
-            self._finish(call, TimedOut())
+            self._finish(call, call.timed_out())
         elif call.phase is Phase.UNSENT:
             if call.reply.done():  # its caller was cancelled meanwhile
                 self._next()
@@ -309,7 +308,10 @@ class Calls:
         if call is None or call.phase is Phase.UNSENT:
             self.connections.drop_worker()
         elif call.phase is Phase.BEREFT:
-            self._finish(call, WorkerDied(exited.code, exited.signal))
+            call.exited = exited
+            self._finish(call, call.died())
+        elif call.phase is Phase.OVERDUE:
+            call.exited = call.exited or exited  # that of its own worker came first
         elif call.phase is Phase.SENT:
             call.exited = exited
             self._time(call, min(self._loop.time() + _LAST_WORDS_S, call.deadline), self._explained)

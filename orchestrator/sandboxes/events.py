@@ -1,7 +1,6 @@
 """What a running call tells before its reply: pieces of output, items of a generator."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 

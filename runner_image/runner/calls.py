@@ -236,7 +236,6 @@ class Calls:
         limit, place = self._limits.max_reply_bytes, self._place
 
         def tell(index: int, item: Any) -> None:
-            self._end_if_forked()
             place.at_item(index)
             text, _ = encode(item, max_bytes=limit, nonfinite_as_strings=nonfinite_as_strings)
             self._end_if_forked()

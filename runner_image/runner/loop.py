@@ -9,7 +9,7 @@ import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from resource import RLIM_INFINITY, RLIMIT_CORE, RLIMIT_FSIZE, getrlimit, setrlimit
-from time import sleep
+from time import monotonic, sleep
 
 from . import frames
 from .calls import Calls, Limits
@@ -30,8 +30,6 @@ _MAX_BODY_BYTES = 2**32 - 1
 _LARGE_BYTES = 64 * 1024
 # Most requests come in one piece of this.
 _USUAL_BYTES = 4096
-# Between the end of a connection and the next: the orchestrator counts those that it has to refuse.
-_PAUSE_S = 0.05
 # Where our descriptors go: code that writes to or closes a low number by accident does not hit them.
 _FIRST_DESCRIPTOR = 900
 
@@ -96,8 +94,10 @@ class Worker:
         self._pid = os.getpid()
 
     def run(self) -> NoReturn:
+        retry_s = FIRST_RETRY_S
         while True:
             sock = self._connect()
+            began = monotonic()
             try:
                 self._serve(sock)
             except BaseException as exc:  # a signal handler of the user's may raise anywhere
@@ -106,6 +106,9 @@ class Worker:
                 if isinstance(exc, OSError) and exc.errno in (errno.EBADF, errno.ENOTSOCK):
                     sock.detach()  # user code closed it, and the number may be that of a file of its own by now
             sock.close()
+            # Not over and over: whose connection user code closed is not wanted back, and about to be ended.
+            retry_s = FIRST_RETRY_S if monotonic() - began > LAST_RETRY_S else min(retry_s * 2, LAST_RETRY_S)
+            sleep(retry_s)
 
     def _connect(self) -> socket:
         retry_s = FIRST_RETRY_S
@@ -132,7 +135,6 @@ class Worker:
         while True:
             frame = frames.read(sock, max_bytes=_MAX_BODY_BYTES, at_once=_USUAL_BYTES)
             if frame is None:
-                sleep(_PAUSE_S)
                 return
             if frame.kind not in frames.REQUESTS:
                 msg = f"a frame of kind {frame.kind} came where only requests come"

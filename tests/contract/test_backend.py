@@ -1,6 +1,7 @@
 """What every backend promises. Held against each in `conftest.CASES`."""
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 
@@ -8,20 +9,9 @@ import pytest
 from runner import frames
 
 from orchestrator.errors import NotFound, SandboxLost
-from orchestrator.records import Resources
-from orchestrator.sandboxes.backend import Sandbox, SandboxBackend, SandboxSpec
-from orchestrator.sandboxes.bubblewrap.cgroups import CgroupSupport
-from orchestrator.sandboxes.channel import (
-    Raised,
-    Reply,
-    RunnerChannel,
-    RunnerConfig,
-    TimedOut,
-    Value,
-    Violation,
-    Work,
-    WorkerDied,
-)
+from orchestrator.sandboxes.backend import SandboxSpec
+from orchestrator.sandboxes.replies import Reply, TimedOut, Violation, WorkerDied
+from orchestrator.sandboxes.work import Work
 from tests.contract.conftest import BackendCase
 from tests.contract.marked import Marked
 from tests.contract.running import CALL_S, RESOURCES, connected, list_run_dir, started, until
@@ -103,6 +93,12 @@ async def test_a_worker_that_dies_is_told_and_replaced(backend_case: BackendCase
         assert await running.reply(code) == died
         assert await running.run("import os; result = os.environ['GREETING']") == "hello"
         assert running.channel.alive()
+
+
+async def test_a_worker_whose_connection_its_call_closed_is_replaced(backend_case: BackendCase) -> None:
+    async with started(backend_case) as running:
+        assert await running.reply("import os; os.closerange(3, 5000)") == WorkerDied(None, None)
+        assert await running.run("result = 1") == 1
 
 
 async def test_a_composition_that_is_cut_off_tells_its_place(backend_case: BackendCase) -> None:

@@ -221,7 +221,7 @@ async def test_at_the_deadline_a_fresh_worker_makes_a_clean_timeout(
 async def test_a_timeout_tells_the_place_that_the_supervisor_reports(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_RESTART_S", NEVER_S)
+    monkeypatch.setattr(calls_module, "_RESTART_S", NEVER_S)
     async with session(open_tmp_path) as (channel, runner, control, worker):
         calling = start(channel, timeout_s=0.1)
         await worker.receive()
@@ -237,13 +237,13 @@ async def test_a_timeout_tells_the_place_that_the_supervisor_reports(
 async def test_a_timeout_tells_the_place_where_the_fresh_worker_is_late_as_well(
     open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_RESTART_S", NEVER_S)
+    monkeypatch.setattr(calls_module, "_RESTART_S", NEVER_S)
     async with session(open_tmp_path) as (channel, _, control, worker):
         calling = start(channel, timeout_s=0.1)
         await worker.receive()
         assert (await control.receive()).kind == frames.RESTART
         await control.send_frame(frames.EXITED, b'{"stage": 0}')
-        running = channel._running
+        running = channel._calls.running
         assert running is not None
         async with asyncio.timeout(PATIENCE_S):
             while running.exited is None:  # noqa: ASYNC110 - nothing tells

@@ -31,7 +31,7 @@ async def test_each_part_that_waits_for_room_goes_on() -> None:
     assert gone_on == [1]
     whole.end()
     assert gone_on == [1, 0, 2]
-    assert [json.loads(event.body)["pipe"] async for event in whole] == [0, 0, 1, 2]
+    assert [json.loads(event.body)["pipe"] async for told in whole for event in told] == [0, 0, 1, 2]
 
 
 async def test_the_end_of_a_part_is_not_that_of_the_whole() -> None:
@@ -41,4 +41,7 @@ async def test_the_end_of_a_part_is_not_that_of_the_whole() -> None:
     first.end()
     second.tell(Event("item", b"{}"))
     whole.end()
-    assert [event async for event in whole] == [Event("output", b"{}"), Event("item", b'{"stage":1}')]
+    assert [event async for told in whole for event in told] == [
+        Event("output", b"{}"),
+        Event("item", b'{"stage":1}'),
+    ]
