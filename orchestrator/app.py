@@ -26,15 +26,15 @@ from orchestrator.api import (
     replies,
     sessions,
 )
-from orchestrator.api.head import HeadAsGet
+from orchestrator.api.admission import Admission
 from orchestrator.api.middleware import Edge, HeldBytes
 from orchestrator.api.operations import Operations
 from orchestrator.api.parts import Parts
-from orchestrator.api.problems import MethodNotAllowed
+from orchestrator.api.problems import MethodNotAllowed, Rendered
 from orchestrator.errors import Defect, KodouError, NotFound
 from orchestrator.settings import Settings
 
-__all__ = ["Parts", "create_app"]
+__all__ = ["App", "Parts", "create_app"]
 
 _CALL_PATH = compile_path(calls.PATH)[0]
 _DESCRIPTION = "Runs functions of any Python library in sandboxes, by name."
@@ -47,7 +47,7 @@ def _language_called(path: str) -> str:
     return found["language"] if found else ""
 
 
-class _App(FastAPI):
+class App(FastAPI):
     """Hands calls and compositions to their endpoints before the framework's own layers, which would cost a call as much
     again."""
 
@@ -55,6 +55,7 @@ class _App(FastAPI):
         self,
         calling: calls.CallEndpoint,
         composing: kompose.KomposeEndpoint,
+        admission: Admission,
         settings: Settings,
         held: HeldBytes,
         **options: Any,
@@ -62,6 +63,7 @@ class _App(FastAPI):
         super().__init__(**options)
         self._calling = calling
         self._composing = composing
+        self._admission = admission
         self._call_edge = Edge(calling, settings, held)
         self._kompose_edge = Edge(composing, settings, held)
 
@@ -78,8 +80,20 @@ class _App(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
+    def refusal(self, scope: Scope) -> Rendered | None:
+        """See `admission.Refuser`. None for what is no call."""
+        if not self._admission.refusing() or scope["method"] != "POST" or scope["query_string"]:
+            return None
+        if _language_called(scope["path"]):
+            scope["endpoint"] = self._calling
+            return self._call_edge.refusal(scope, self._admission.refusal)
+        if scope["path"] == kompose.PATH:
+            scope["endpoint"] = self._composing
+            return self._kompose_edge.refusal(scope, self._admission.refusal)
+        return None
 
-def create_app(parts: Parts) -> FastAPI:
+
+def create_app(parts: Parts) -> App:
     """The API over `parts`. Its lifespan starts them and, at the end, drains and closes them."""
     operations = Operations()
 
@@ -103,9 +117,10 @@ def create_app(parts: Parts) -> FastAPI:
     calling = calls.CallEndpoint(parts)
     composing = kompose.KomposeEndpoint(parts, calling.uploads)
     held = HeldBytes(parts.settings.max_held_bytes)
-    app = _App(
+    app = App(
         calling,
         composing,
+        Admission(parts),
         parts.settings,
         held,
         title="kodou",

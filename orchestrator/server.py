@@ -13,11 +13,10 @@ from types import FrameType
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from orchestrator import telemetry
 from orchestrator.api.connection import BACKLOG, configured, connections, sweep
-from orchestrator.app import Parts, create_app
+from orchestrator.app import App, Parts, create_app
 from orchestrator.auth.keys import Keys
 from orchestrator.auth.limits import Limits
 from orchestrator.auth.tokens import Tokens
@@ -45,15 +44,15 @@ async def serve(settings: Settings) -> None:
         app = create_app(await _parts(settings))
         with _announced(listener, settings):
             if settings.workers > 1:
-                await supervision.serve(app, listener, settings)
+                await supervision.serve(app, app.refusal, listener, settings)
             else:
                 await _serve_alone(app, listener, settings)
     finally:
         listener.close()
 
 
-async def _serve_alone(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
-    server = _Server(configured(app, settings, http=connections(settings), lifespan="on"))
+async def _serve_alone(app: App, listener: socket.socket, settings: Settings) -> None:
+    server = _Server(configured(app, settings, http=connections(settings, app.refusal), lifespan="on"))
     telemetry.WORKERS.set(1)
     async with _swept(server, settings):
         await server.serve(sockets=[listener])

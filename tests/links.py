@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp
 
+from orchestrator.api.admission import Refuser, admit
 from orchestrator.workers.edge import OwnerLink
 from orchestrator.workers.owner import WorkerLink
 
@@ -22,12 +23,12 @@ class Linked:
 
 
 @asynccontextmanager
-async def linked(app: ASGIApp) -> AsyncIterator[Linked]:
+async def linked(app: ASGIApp, refusal: Refuser = admit) -> AsyncIterator[Linked]:
     """`app` at one end; what a worker gives to uvicorn at the other."""
     loop = asyncio.get_running_loop()
     stopped, lost, requests = asyncio.Event(), asyncio.Event(), set[asyncio.Task[None]]()
     edge = OwnerLink(on_stop=stopped.set, on_lost=lost.set)
-    owner = WorkerLink(app, requests)
+    owner = WorkerLink(app, requests, refusal)
     for end, sock in zip((edge, owner), socket.socketpair(), strict=True):
         await loop.create_unix_connection(lambda end=end: end, sock=sock)
     try:

@@ -50,6 +50,7 @@ class CallEndpoint:
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, started: float) -> str:
         principal = await principal_of(scope, self._keys, self._limits.failures)
+        scope["state"]["key"] = principal.key_id  # for the log
         principal.require("call")
         auth_s = perf_counter() - started
         self._limits.requests.enter(principal.key_id)

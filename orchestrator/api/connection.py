@@ -22,8 +22,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import Server
 
 from orchestrator.api import problems
+from orchestrator.api.admission import Refuser, admit
 from orchestrator.api.exchange import Exchange
-from orchestrator.api.problems import HeadTooLarge, MalformedRequest, RequestTimeout, TooManyConnections
+from orchestrator.api.problems import HeadTooLarge, MalformedRequest, Rendered, RequestTimeout, TooManyConnections
 from orchestrator.errors import KodouError
 from orchestrator.settings import Settings
 
@@ -54,6 +55,7 @@ class Connection(HttpToolsProtocol):
     body_timeout_s = 30.0
     reply_timeout_s = 60.0
     keep_alive_s = 75.0
+    refusal: Refuser = staticmethod(admit)
 
     # Whom to let go when there are too many: looked for some at a time, since a crowd comes fast.
     spare: ClassVar[deque["Connection"]] = deque()
@@ -136,9 +138,9 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self.pending_bytes = 0
         self.body_bytes += len(body)
-        cycle = self.cycle
-        if cycle.response_complete:
+        if not self._busy():
             return
+        cycle = self.cycle
         cycle.body += body
         if len(cycle.body) > _WAITING_BYTES:
             self.flow.pause_reading()
@@ -150,8 +152,9 @@ class Connection(HttpToolsProtocol):
         self.due_by = None
         self.pending_bytes = 0
         self.behind = True
-        super().on_message_complete()
-        if not self._busy():  # it was answered before it had come
+        if self._busy():
+            super().on_message_complete()
+        else:  # it was answered before it had come
             self.kept_until = self.loop.time() + self.keep_alive_s
 
     def on_response_complete(self) -> None:
@@ -214,17 +217,26 @@ class Connection(HttpToolsProtocol):
             "state": self.app_state.copy(),
         }
         before = self.cycle
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        first = before is None or before.response_complete
+        # At once, but for who sends many without waiting for the replies, or does not read them: the app bounds those.
+        if first and not self.behind and not self.flow.write_paused:
+            refusal = self.refusal(self.scope)  # type: ignore[arg-type]  # as below
+            if refusal is not None:
+                self.server_state.total_requests += 1
+                self._answer(refusal, keep_alive=keep_alive)
+                return
         exchange = Exchange(
             self.scope,  # type: ignore[arg-type]  # uvicorn's type for it is narrower
             self.transport,
             self.flow,
             self.server_state.default_headers,
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
         self.cycle = exchange  # type: ignore[assignment]  # in place of uvicorn's own
-        if before is None or before.response_complete:
+        if first:
             self._start_asgi_task(self.cycle, self.app)
         else:
             if len(self.pipeline) == _WAITING_REQUESTS:
@@ -289,10 +301,19 @@ class Connection(HttpToolsProtocol):
             return
         request_id = secrets.token_hex(8)
         status, headers, body = problems.render(error, request_id)
-        headers += [*problems.SECURITY_HEADERS, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
-        head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
-        self.transport.close()
+        headers += [*problems.SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
+        self._answer((status, headers, body), keep_alive=False)
+
+    def _answer(self, refusal: Rendered, *, keep_alive: bool) -> None:
+        """Without the app. What is still to come of the request's body is dropped as it comes."""
+        status, headers, body = refusal
+        lines = [*self.server_state.default_headers, *headers]
+        if not keep_alive:
+            lines.append((b"connection", b"close"))
+        head = b"".join([b"%b: %b\r\n" % line for line in lines])
+        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
+        if not keep_alive:
+            self.transport.close()
 
 
 def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
@@ -305,8 +326,8 @@ def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
 _target = lru_cache(maxsize=256)(_parsed)
 
 
-def connections(settings: Settings, base: type[Connection] = Connection) -> type[Connection]:
-    """The class to give to uvicorn."""
+def connections(settings: Settings, refusal: Refuser = admit, base: type[Connection] = Connection) -> type[Connection]:
+    """The class to give to uvicorn. `refusal`: the app's, if it is in this process."""
 
     class Bounded(base):  # type: ignore[misc, valid-type]
         spare: ClassVar[deque[Connection]] = deque()
@@ -317,6 +338,7 @@ def connections(settings: Settings, base: type[Connection] = Connection) -> type
         reply_timeout_s = settings.reply_timeout_s
         keep_alive_s = settings.keep_alive_s
 
+    Bounded.refusal = staticmethod(refusal)
     return Bounded
 
 

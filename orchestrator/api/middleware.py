@@ -8,18 +8,20 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import count
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import telemetry
 from orchestrator.api import hosts, parsing, problems
-from orchestrator.api.problems import SECURITY_HEADERS, Header
-from orchestrator.errors import KodouError, PayloadTooLarge, ShuttingDown, Unavailable
+from orchestrator.api.problems import SECURITY_HEADERS, Header, Rendered
+from orchestrator.errors import KodouError, PayloadTooLarge, RateLimited, ShuttingDown, Unavailable
 from orchestrator.settings import Settings
 from orchestrator.unforeseen import ours
 
@@ -31,6 +33,9 @@ _HELD_RETRY_S = 1.0
 _UNMATCHED = "unmatched"
 # A line for each good call would cost more than the call: these are told at `debug` when all is well.
 _QUIET = frozenset({"/environment/{language}/call", "/kompose", "/healthz", "/readyz", "/metrics"})
+# These refusals come in crowds, and a line for each would cost more than the refusal: of each route one in so long is told.
+_CROWDED = frozenset({RateLimited.code, Unavailable.code})
+TOLD_S = 1.0
 
 
 def request_id(scope: Scope) -> str:
@@ -65,6 +70,7 @@ class Edge:
         self._prefix = secrets.token_hex(6)
         self._numbers = count(1)
         self._root_logger = logging.getLogger()
+        self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,7 +83,7 @@ class Edge:
         scope.setdefault("state", {}).update(request_id=id, headers=headers, body=body)
         telemetry.REQUEST_ID.set(id)
         reply = _Reply(send, id)
-        status = CLIENT_CLOSED_REQUEST
+        status, code = CLIENT_CLOSED_REQUEST, ""
         try:
             self._check_head(scope, headers)
             await self._app(scope, body.receive, reply.send)
@@ -90,12 +96,33 @@ class Edge:
                 ShuttingDown("the server is shutting down, and did not wait for this any longer")
             )
         except KodouError as exc:
+            code = exc.code
             status = await reply.refuse(exc)
         except Exception as exc:
             status = await reply.refuse(ours(exc, _route(scope)))
         finally:
             self._held.bytes -= body.held
-            self._record(scope, status, perf_counter() - started)
+            self._record(scope, status, code, perf_counter() - started)
+
+    def refusal(
+        self, scope: Scope, judge: Callable[[Scope, Mapping[bytes, bytes]], KodouError | None]
+    ) -> Rendered | None:
+        """The reply to a request that `judge` refuses for its head; None: `__call__` is to deal with it."""
+        started = perf_counter()
+        headers = dict(scope["headers"])
+        try:
+            self._check_head(scope, headers)
+        except KodouError:
+            return None
+        error = judge(scope, headers)
+        if error is None:
+            return None
+        id = self._request_id(headers)
+        status, own, body = problems.render(error, id)
+        before = telemetry.REQUEST_ID.set(id)
+        self._record(scope, status, error.code, perf_counter() - started)
+        telemetry.REQUEST_ID.reset(before)
+        return status, [*own, *SECURITY_HEADERS, (b"x-request-id", id.encode("ascii"))], body
 
     def _check_head(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Raises: MalformedRequest: what readers could read differently. MisdirectedRequest: another host is meant."""
@@ -111,11 +138,19 @@ class Edge:
             return shown.decode("ascii")
         return f"{self._prefix}{next(self._numbers):08x}"
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, code: str, seconds: float) -> None:
         route = _route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         telemetry.count_request(method, route, status)
-        level = logging.DEBUG if status == HTTPStatus.OK and route in _QUIET else logging.INFO
+        further: dict[str, object] = {}
+        quiet = status == HTTPStatus.OK and route in _QUIET
+        if code in _CROWDED:
+            alike = self._refusals.told(route, code)
+            quiet = not alike
+            further = {"code": code, "alike": alike}
+            if "key" in scope["state"]:
+                further["key"] = scope["state"]["key"]
+        level = logging.DEBUG if quiet else logging.INFO
         if self._root_logger.isEnabledFor(level):
             # As it came, percent signs and all: a path may hold a line feed. Never the query: it may hold a token.
             path = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
@@ -127,7 +162,26 @@ class Edge:
                 route=route,
                 status=status,
                 ms=round(seconds * 1000, 3),
+                **further,
             )
+
+
+class Refusals:
+    """Which refusals of a crowd are told."""
+
+    def __init__(self) -> None:
+        self._untold: Counter[tuple[str, str]] = Counter()
+        self._told_at: dict[tuple[str, str], float] = {}
+
+    def told(self, route: str, code: str) -> int:
+        """For how many its line stands: itself and those since the last line. 0: it gets none."""
+        kind = route, code
+        self._untold[kind] += 1
+        now = monotonic()
+        if now - self._told_at.get(kind, -inf) < TOLD_S:
+            return 0
+        self._told_at[kind] = now
+        return self._untold.pop(kind)
 
 
 class _Reply:

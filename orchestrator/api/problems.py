@@ -7,7 +7,10 @@ validate, and what nobody foresaw, which says nothing but a request id.
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+import msgspec
 
 from orchestrator import errors
 from orchestrator.errors import InvalidRequest, KodouError, Refused
@@ -16,6 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:kodou:problem:"
 
 Header = tuple[bytes, bytes]
+Rendered = tuple[int, list[Header], bytes]  # status, headers and body
 
 # On every reply that does not carry one of the name: nothing here is a page that may run, frame or load anything.
 SECURITY_HEADERS: tuple[Header, ...] = (
@@ -177,8 +181,8 @@ def document(error: KodouError, request_id: str) -> dict[str, object]:
     }
 
 
-def render(error: KodouError, request_id: str) -> tuple[int, list[Header], bytes]:
-    """Status, headers and body of the reply."""
+def render(error: KodouError, request_id: str) -> Rendered:
+    """The reply."""
     kind = kind_of(error)
     body = dumps(document(error, request_id))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
@@ -195,4 +199,6 @@ def render(error: KodouError, request_id: str) -> tuple[int, list[Header], bytes
 
 def dumps(members: Mapping[str, object]) -> bytes:
     """JSON in UTF-8 that any parser takes: a lone surrogate in a text that came from outside becomes `?`."""
+    with suppress(UnicodeEncodeError):
+        return msgspec.json.encode(members)
     return json.dumps(members, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")

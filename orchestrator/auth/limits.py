@@ -14,6 +14,7 @@ from orchestrator.settings import Settings
 # Holders remembered before those that are at rest are looked for; keys are the server's own, but addresses are anyone's.
 REMEMBERED = 10_000
 RETRY_S = 1.0
+REFUSING_S = 1.0
 _ROUNDING_S = 1e-6  # sums of floats must not make the burst one smaller
 
 
@@ -25,6 +26,9 @@ class _Share:
     def __init__(self) -> None:
         self.due = 0.0
         self.running = 0
+
+
+_AT_REST = _Share()
 
 
 class Gate:
@@ -44,6 +48,7 @@ class Gate:
         self._total = total
         self._shares: dict[str, _Share] = {}
         self._look_at = REMEMBERED
+        self._refused_at = -inf
 
     def __len__(self) -> int:
         """Holders remembered."""
@@ -56,12 +61,6 @@ class Gate:
                 Unavailable: all places of the server are taken.
         """
         share = self._shares.get(holder) or self._remember(holder)
-        if share.running >= self._each:
-            msg = f"{share.running} {self._what} of yours are under way, the most there may be: wait for one to end"
-            raise RateLimited(msg, after_s=RETRY_S)
-        if self.running >= self._total:
-            msg = f"the server has as many {self._what} under way as it takes: try again later"
-            raise Unavailable(msg, after_s=RETRY_S)
         self._take(share)
         share.running += 1
         self.running += 1
@@ -85,21 +84,38 @@ class Gate:
 
     def check(self, holder: str) -> None:
         """Raises `RateLimited` if the next `count` would; counts nothing."""
-        share = self._shares.get(holder)
-        if share is not None and (wait_s := share.due - monotonic() - self._slack_s) > 0:
-            raise self._too_often(wait_s)
+        if (refusal := self.refusal(holder)) is not None:
+            raise refusal
+
+    def refusal(self, holder: str) -> RateLimited | Unavailable | None:
+        """What the next `enter` would raise; takes nothing."""
+        now = monotonic()
+        refusal = self._against(self._shares.get(holder, _AT_REST), now)
+        if refusal is not None:
+            self._refused_at = now
+        return refusal
+
+    def refusing(self) -> bool:
+        """Somebody was refused within the last second: more are likely to be, and `refusal` is worth asking for."""
+        return monotonic() - self._refused_at < REFUSING_S
 
     def _take(self, share: _Share) -> None:
         now = monotonic()
-        due = share.due
-        if due < now:
-            due = now
-        elif due - now > self._slack_s:
-            raise self._too_often(due - now - self._slack_s)
-        share.due = due + self._interval_s
+        if (refusal := self._against(share, now)) is not None:
+            self._refused_at = now
+            raise refusal
+        share.due = max(share.due, now) + self._interval_s
 
-    def _too_often(self, wait_s: float) -> RateLimited:
-        return RateLimited(f"more than {self._per_s:g} {self._what} a second: slow down", after_s=wait_s)
+    def _against(self, share: _Share, now: float) -> RateLimited | Unavailable | None:
+        if share.running >= self._each:
+            msg = f"{share.running} {self._what} of yours are under way, the most there may be: wait for one to end"
+            return RateLimited(msg, after_s=RETRY_S)
+        if self.running >= self._total:
+            msg = f"the server has as many {self._what} under way as it takes: try again later"
+            return Unavailable(msg, after_s=RETRY_S)
+        if (wait_s := share.due - now - self._slack_s) > 0:
+            return RateLimited(f"more than {self._per_s:g} {self._what} a second: slow down", after_s=wait_s)
+        return None
 
     def _remember(self, holder: str) -> _Share:
         if len(self._shares) >= self._look_at:

@@ -33,7 +33,7 @@ class Connection(connection.Connection):
 def connections(settings: Settings, counts: Counts, worker: int) -> type[Connection]:
     """The class to give to uvicorn."""
 
-    class Shared(connection.connections(settings, Connection)):  # type: ignore[misc]
+    class Shared(connection.connections(settings, base=Connection)):  # type: ignore[misc]
         def crowded(self) -> bool:
             return counts.connections(worker, len(self.connections)) > settings.max_connections
 

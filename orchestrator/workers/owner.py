@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Scope
 
+from orchestrator.api.admission import Refuser, admit
 from orchestrator.telemetry import log
 from orchestrator.workers import frames
 from orchestrator.workers.frames import Frame, Link
@@ -12,11 +13,13 @@ _ASGI = {"version": "3.0", "spec_version": "2.3"}  # uvicorn's
 
 
 class WorkerLink(Link):
-    """To one worker. `tasks`: where requests under way are to be found; they outlive the link, as they do a client."""
+    """To one worker. `tasks`: where requests under way are to be found; they outlive the link, as they do a client.
+    `refusal`: the app's, if it has one."""
 
-    def __init__(self, app: ASGIApp, tasks: "set[asyncio.Task[None]]") -> None:
+    def __init__(self, app: ASGIApp, tasks: "set[asyncio.Task[None]]", refusal: Refuser = admit) -> None:
         super().__init__()
         self._app = app
+        self._refusal = refusal
         self._tasks = tasks
         self._exchanges: dict[int, Exchange] = {}
         self._loop = asyncio.get_running_loop()
@@ -30,7 +33,12 @@ class WorkerLink(Link):
     def heard(self, frame: Frame) -> None:
         kind, flags, id, head, body = frame
         if kind == frames.REQUEST:
-            exchange = Exchange(self, id, scope_of(head), body, more=bool(flags & frames.MORE))
+            scope = scope_of(head)
+            if (refusal := self._refusal(scope)) is not None:
+                status, headers, text = refusal
+                self.write(frames.REPLY, id, 0, frames.encode((status, headers)), text)
+                return
+            exchange = Exchange(self, id, scope, body, more=bool(flags & frames.MORE))
             self._exchanges[id] = exchange
             task = self._loop.create_task(exchange.run(self._app))
             self._tasks.add(task)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from orchestrator.api.admission import Refuser
 from orchestrator.errors import KodouError
 from orchestrator.settings import Settings
 from orchestrator.telemetry import WORKER_RESTARTS, WORKERS, log
@@ -41,7 +42,7 @@ _SETTINGS = {
 }
 
 
-async def serve(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
+async def serve(app: FastAPI, refusal: Refuser, listener: socket.socket, settings: Settings) -> None:
     """Serve `app` by workers until SIGTERM or SIGINT, as `server.serve` does it in one process."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -54,7 +55,7 @@ async def serve(app: FastAPI, listener: socket.socket, settings: Settings) -> No
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    workers = Workers(app, listener, settings)
+    workers = Workers(app, refusal, listener, settings)
     async with app.router.lifespan_context(app):
         await workers.start()
         await stopped.wait()
@@ -88,8 +89,9 @@ class Worker:
 class Workers:
     """All workers of a server."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, refusal: Refuser, listener: socket.socket, settings: Settings) -> None:
         self._app = app
+        self._refusal = refusal
         self._listener = listener
         self._settings = settings
         self._counts = Counts.created(settings.workers)
@@ -152,7 +154,7 @@ class Workers:
     async def _begin(self, number: int) -> Worker:
         """Returns it once it accepts connections. Raises: KodouError, OSError."""
         process, ours = await asyncio.to_thread(_spawn, self._listener, self._counts, number, self._settings)
-        link = WorkerLink(self._app, self._requests)
+        link = WorkerLink(self._app, self._requests, self._refusal)
         worker = self._workers[number] = Worker(process, link)
         await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
         await worker.ready()

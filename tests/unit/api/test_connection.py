@@ -78,10 +78,10 @@ async def hasty(make_api: Any, process: str, monkeypatch: pytest.MonkeyPatch) ->
 async def serving(api: Any, process: str) -> AsyncIterator[Served]:
     listener = socket.create_server(("127.0.0.1", 0))
     async with AsyncExitStack() as stack:
-        app, http = api.app, connection.connections(api.settings)
+        app, http = api.app, connection.connections(api.settings, api.app.refusal)
         if process == "worker":
             await stack.enter_async_context(api.app.router.lifespan_context(api.app))
-            app = (await stack.enter_async_context(linked(api.app))).edge
+            app = (await stack.enter_async_context(linked(api.app, api.app.refusal))).edge
             counts = Counts.created(1)
             stack.callback(counts.close)
             http = worker_connections(api.settings, counts, 0)

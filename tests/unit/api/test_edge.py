@@ -3,16 +3,21 @@
 import base64
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from orchestrator import telemetry
+from orchestrator.api import middleware
+from orchestrator.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
 SETUP = "/environment/python/setup"
+CALL = "/environment/python/call"
 PROBLEM = "application/problem+json"
 
 
@@ -161,16 +166,43 @@ async def test_a_client_that_leaves_inside_its_body_is_no_error(api: Any) -> Non
     assert not sent
 
 
-async def test_the_access_log_holds_no_token_and_no_query(api: Any, capfd: pytest.CaptureFixture[str]) -> None:
+@contextmanager
+def logging_as(settings: Settings) -> Iterator[None]:
+    """As the server does."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
-    telemetry.configure_logging(api.settings.model_copy(update={"log_format": "json"}))
+    telemetry.configure_logging(settings.model_copy(update={"log_format": "json"}))
     try:
-        headers = await api.bearer()
-        await api.client.get("/docs?secret=s3cret", headers={**headers, "X-Request-ID": "r-77"})
+        yield
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+async def test_of_a_crowd_of_refusals_one_a_second_is_logged_for_all(
+    make_api: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(middleware, "monotonic", lambda: now[0])
+    api = await make_api(default_version="3.12", requests_per_s=0.001, burst_requests=1)
+    key = await api.keys.create("ada")
+    headers = {"Authorization": f"Bearer {key.api_id}"}
+    statuses = []
+    with logging_as(api.settings):
+        for wait_s in (0.0, 0.0, 0.0, 0.0, middleware.TOLD_S, 0.0):
+            now[0] += wait_s
+            call = {"sessionid": "s", "namepath": "a"}
+            statuses.append((await api.client.post(CALL, json=call, headers=headers)).status_code)
+    assert statuses == [200, 429, 429, 429, 429, 429]
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = [(line["status"], line["code"], line["key"], line["alike"]) for line in lines if line["event"] == "request"]
+    assert told == [(429, "rate_limited", key.key.id, 1), (429, "rate_limited", key.key.id, 3)]
+
+
+async def test_the_access_log_holds_no_token_and_no_query(api: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    with logging_as(api.settings):
+        headers = await api.bearer()
+        await api.client.get("/docs?secret=s3cret", headers={**headers, "X-Request-ID": "r-77"})
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "r-77" in line]
     assert [(line["path"], line["status"], line["request_id"]) for line in lines] == [("/docs", 200, "r-77")]
     assert "s3cret" not in json.dumps(lines)

@@ -95,6 +95,42 @@ def test_to_check_is_not_to_count(clock: list[float]) -> None:
     gate.check("127.0.0.2")
 
 
+def test_what_would_be_refused_is_told_without_taking_anything(clock: list[float]) -> None:
+    gate = Gate("calls", per_s=1, burst=3, each=2, total=2)
+    assert not gate.refusing()
+    for _ in range(10):
+        assert gate.refusal("ada") is None
+    gate.enter("ada")
+    gate.enter("ada")
+    assert isinstance(gate.refusal("ada"), RateLimited)
+    assert isinstance(gate.refusal("bob"), Unavailable)
+    gate.leave("ada")
+    assert gate.refusal("ada") is None
+    gate.enter("ada")
+    gate.leave("ada")
+    refusal = gate.refusal("ada")
+    assert isinstance(refusal, RateLimited)
+    clock[0] += refusal.after_s
+    assert gate.refusal("ada") is None
+    gate.enter("ada")
+
+
+def test_who_refused_a_moment_ago_is_refusing(clock: list[float]) -> None:
+    gate = Gate("calls", per_s=1000, burst=1000, each=1)
+    gate.enter("ada")
+    assert not gate.refusing()
+    with pytest.raises(RateLimited):
+        gate.enter("ada")
+    assert gate.refusing()
+    clock[0] += 0.9 * limits.REFUSING_S
+    assert gate.refusing()
+    assert gate.refusal("ada") is not None
+    clock[0] += 0.9 * limits.REFUSING_S
+    assert gate.refusing()  # that was a refusal too
+    clock[0] += 0.2 * limits.REFUSING_S
+    assert not gate.refusing()
+
+
 def test_holders_at_rest_are_forgotten_and_the_busy_are_not(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
