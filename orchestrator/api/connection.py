@@ -71,6 +71,7 @@ class Connection(HttpToolsProtocol):
     behind = False  # the head that arrives began in the bytes of a request before it, and `pending_bytes` lacks those
     upgrading = False
     fault: KodouError | None = None
+    running: Exchange | None = None  # `cycle` is the latest that came, and may wait behind it
     unread_since: float | None = None
     unread_bytes = 0
 
@@ -79,6 +80,11 @@ class Connection(HttpToolsProtocol):
         self.due_by = self.loop.time() + self.header_timeout_s
         if self.crowded() and not self._make_room():
             self._refuse(TooManyConnections("too many connections", after_s=_BUSY_AFTER_S))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.running is not None and not self.running.response_complete:
+            self.running.left()
 
     def crowded(self) -> bool:
         """There are more connections than there may be, this one counted."""
@@ -162,7 +168,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self.running, app = self.pipeline.pop()  # type: ignore[assignment]  # `Exchange`, all of them
+            self._start_asgi_task(self.running, app)  # type: ignore[arg-type]
         else:
             self.flow.resume_reading()
             self.kept_until = self.loop.time() + self.keep_alive_s
@@ -237,6 +244,7 @@ class Connection(HttpToolsProtocol):
         )
         self.cycle = exchange  # type: ignore[assignment]  # in place of uvicorn's own
         if first:
+            self.running = exchange
             self._start_asgi_task(self.cycle, self.app)
         else:
             if len(self.pipeline) == _WAITING_REQUESTS:

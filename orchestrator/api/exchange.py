@@ -93,6 +93,11 @@ class Exchange:
         body, self.body = self.body, b""
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
+    def left(self) -> None:
+        """The client has: what is sent goes nowhere, and who waits for its body is told."""
+        self.disconnected = True
+        self.message_event.set()
+
     async def send(self, message: Message) -> None:
         """Raises RuntimeError: the reply is none that HTTP/1.1 can carry."""
         if self.flow.write_paused and not self.disconnected:

@@ -129,3 +129,15 @@ async def test_requests_that_come_at_once_are_answered_in_order(asked: Asked) ->
         b"/second?abc",
         b"/?",
     ]
+
+
+async def test_who_is_cut_off_for_a_crowd_behind_a_request_has_left_that_request(asked: Asked) -> None:
+    told: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while not told or told[-1] != "http.disconnect":
+            told.append((await receive())["type"])
+
+    async with asyncio.timeout(30):
+        assert await asked(app, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100) == b""
+    assert told == ["http.request", "http.disconnect"]
