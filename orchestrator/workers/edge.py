@@ -43,6 +43,8 @@ class OwnerLink(Link):
     def heard(self, frame: Frame) -> None:
         if frame.kind == frames.STOP:
             self._on_stop()
+        elif frame.kind == frames.ALIVE:
+            self.write(frames.ALIVE)
         elif (exchange := self._exchanges.get(frame.id)) is not None:
             exchange.heard(frame)
 

@@ -21,6 +21,8 @@ REPLY = 6  # with `ReplyHead` in the first; a piece of its body
 PULL = 7  # the app waits for the next piece of the request's body
 CUT = 8  # the app has ended before its reply did
 STOP = 9  # accept no more, and end with the last connection
+# Either way.
+ALIVE = 10  # the owner asks for it, and a worker whose loop runs sends it back
 
 MORE = 1  # flag: what is in this frame is not the end of the body
 PART = 2  # flag: of one message of the app, which goes on in the next frame

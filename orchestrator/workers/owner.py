@@ -25,10 +25,16 @@ class WorkerLink(Link):
         self._loop = asyncio.get_running_loop()
         self.ready = asyncio.Event()
         self.closed = asyncio.Event()
+        self.alive = False  # it has answered since the last `ask`
 
     def stop(self) -> None:
         """Have the worker end once its requests have."""
         self.write(frames.STOP)
+
+    def ask(self) -> None:
+        """Whether it is alive."""
+        self.alive = False
+        self.write(frames.ALIVE)
 
     def heard(self, frame: Frame) -> None:
         kind, flags, id, head, body = frame
@@ -45,6 +51,8 @@ class WorkerLink(Link):
             task.add_done_callback(self._tasks.discard)
         elif kind == frames.READY:
             self.ready.set()
+        elif kind == frames.ALIVE:
+            self.alive = True
         elif (found := self._exchanges.get(id)) is not None:
             if kind == frames.TAKEN:
                 found.taken()

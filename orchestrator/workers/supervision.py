@@ -1,4 +1,4 @@
-"""Starts the workers, starts another for one that ends, and ends them in order."""
+"""Starts the workers, starts another for one that ends or hangs, and ends them in order."""
 
 import asyncio
 import json
@@ -23,6 +23,10 @@ from orchestrator.workers.owner import WorkerLink
 START_S = 60.0
 # One that ended sooner than this is not started again at once.
 STEADY_S = 10.0
+# One that leaves so many questions unanswered, each for so long, hangs. By their number: an owner that was held up itself
+# finds the answers waiting.
+ASK_S = 10.0
+MOST_UNANSWERED = 3
 LEAST_PAUSE_S = 0.2
 MOST_PAUSE_S = 30.0
 # For refusals to get out when the time for running calls is over, and for a process to end whose socket has closed.
@@ -84,6 +88,16 @@ class Worker:
         """The exit code, once it has ended or closed its socket, whereupon it has to end."""
         await self.link.closed.wait()
         return await asyncio.to_thread(_ended, self.process)
+
+    async def watch(self) -> None:
+        """Kill it once it hangs: its connections are lost, and its place is another's."""
+        unanswered = 0
+        while unanswered < MOST_UNANSWERED:
+            self.link.ask()
+            await asyncio.sleep(ASK_S)
+            unanswered = 0 if self.link.alive else unanswered + 1
+        log.warning("an API process hangs, and is ended", worker=self.process.pid)
+        self.process.kill()
 
 
 class Workers:
@@ -164,7 +178,11 @@ class Workers:
         return worker
 
     async def _see_off(self, number: int, worker: Worker) -> None:
-        code = await worker.ended()
+        watching = asyncio.create_task(worker.watch())
+        try:
+            code = await worker.ended()
+        finally:
+            watching.cancel()
         WORKERS.dec()
         del self._workers[number]
         self._counts.clear(number)
