@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 
+from benchmarks.processes import pss_bytes
 from benchmarks.servers import ENVIRONMENT, KODOU, free_port, wait_for
 from benchmarks.wire import Wire
 
@@ -145,11 +146,7 @@ def timed_sums(wire: Wire, sessions: Iterable[str]) -> list[float]:
 
 
 def pss_mb(pids: Iterable[int]) -> float:
-    total = 0
-    for pid in pids:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+    return pss_bytes(pids) / MB
 
 
 def processor_ms(pids: Iterable[int]) -> float:

@@ -1,5 +1,6 @@
 """Many clients in one process that costs little: each a keep-alive connection with one request under way."""
 
+import contextlib
 import selectors
 import socket
 import time
@@ -17,8 +18,8 @@ class Crowd:
     seconds: list[float]
 
 
-class _Client:
-    """One connection and the one request that it repeats."""
+class Client:
+    """One connection and the one request that it repeats. `began`: when it was last sent."""
 
     def __init__(self, port: int, request: bytes) -> None:
         self.request = request
@@ -29,32 +30,33 @@ class _Client:
 
     def send(self) -> None:
         self.began = time.perf_counter()
-        self.socket.sendall(self.request)  # a few hundred bytes, which the kernel takes at once
+        with contextlib.suppress(ConnectionError):  # `reply` tells
+            self.socket.sendall(self.request)  # a few hundred bytes, which the kernel takes at once
 
-    def answered(self) -> bool:
-        """Read what there is; true if the reply is whole. Raises RuntimeError: it is no success."""
-        data = self.socket.recv(_RECEIVE)
+    def reply(self) -> bytes | None:
+        """Read what there is. Returns: the reply once it is whole; nothing at all where the connection ended instead."""
+        try:
+            data = self.socket.recv(_RECEIVE)
+        except ConnectionError:
+            data = b""
         if not data:
-            msg = "the server closed the connection"
-            raise RuntimeError(msg)
+            return b""
         self._received += data
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found:
-            return False
+            return None
         at = head.lower().index(b"content-length:") + 15
         if len(body) < int(head[at:].partition(b"\r\n")[0]):
-            return False
-        if not head.startswith(b"HTTP/1.1 200") or body.startswith(b'{"error":true'):
-            raise RuntimeError(self._received[:500])
-        self._received = b""
-        return True
+            return None
+        whole, self._received = self._received, b""
+        return whole
 
 
 def crowd(port: int, requests: Sequence[bytes], seconds: float) -> Crowd:
-    """Let one client for each of `requests` repeat it for so many seconds."""
+    """Let one client for each of `requests` repeat it for so many seconds. Raises RuntimeError: an answer is no success."""
     taken: list[float] = []
     with selectors.DefaultSelector() as selector:
-        clients = [_Client(port, request) for request in requests]
+        clients = [Client(port, request) for request in requests]
         try:
             for client in clients:
                 selector.register(client.socket, selectors.EVENT_READ, client)
@@ -77,9 +79,12 @@ def _repeat(selector: selectors.BaseSelector, taken: list[float], until: float) 
             msg = "no answer for 30 s"
             raise TimeoutError(msg)
         for key, _ in ready:
-            client: _Client = key.data
-            if not client.answered():
+            client: Client = key.data
+            reply = client.reply()
+            if reply is None:
                 continue
+            if not reply.startswith(b"HTTP/1.1 200") or b'\r\n\r\n{"error":true' in reply:
+                raise RuntimeError(reply[:500] or "the server closed the connection")
             now = time.perf_counter()
             taken.append(now - client.began)
             if now < until:
