@@ -27,6 +27,7 @@ from orchestrator.api import (
     sessions,
 )
 from orchestrator.api.admission import Admission
+from orchestrator.api.head import HeadAsGet
 from orchestrator.api.middleware import Edge, HeldBytes
 from orchestrator.api.operations import Operations
 from orchestrator.api.parts import Parts

@@ -1,6 +1,7 @@
 """The server process: makes the parts, listens, and ends in order."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -42,6 +43,9 @@ async def serve(settings: Settings) -> None:
     listener = _listener(settings)
     try:
         app = create_app(await _parts(settings))
+        # Modules and what they made stay. To look at all of it is most of a full collection, which holds every call up.
+        gc.collect()
+        gc.freeze()
         with _announced(listener, settings):
             if settings.workers > 1:
                 await supervision.serve(app, app.refusal, listener, settings)
