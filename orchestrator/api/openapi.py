@@ -183,8 +183,7 @@ def describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     document["security"] = [{name: []} for name in _SECURITY]
     refusals = _call_refusals()
     composed = kompose_schemas.operation(call_replies_described(), refusals, _headers(_CALL_HEADERS))
-    made = {calls.PATH: {"post": _call()}, kompose.PATH: {"post": composed}}
-    document["paths"] = {**made, **document["paths"]}
+    document["paths"] |= {calls.PATH: {"post": _call()}, kompose.PATH: {"post": composed}}
     for path in document["paths"].values():
         for method, operation in path.items():
             if method in _METHODS:
