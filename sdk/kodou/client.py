@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# A thread has one connection at most. With limits, those beyond them wait for a connection of another, and the pool then
+# closes some that are in use (httpcore 1.0.9).
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+
 
 class Client:
     """A server and a key on it. Threads may share one; as a context manager it lets its connections go at the end.
@@ -50,6 +54,7 @@ class Client:
         self._http = httpx.Client(
             headers=self._address.headers,
             timeout=timeouts(silence_s),
+            limits=LIMITS,
             transport=transport,
             trust_env=not self._address.local,
         )

@@ -2,7 +2,10 @@
 
 import inspect
 import json
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -62,6 +65,38 @@ async def settled(value: Awaitable[Any] | Any) -> Any:
 
 
 clients = pytest.mark.parametrize("make", [blocking, awaited])
+
+
+def test_no_thread_waits_for_the_connection_of_another() -> None:
+    all_there = threading.Barrier(120)  # more than httpx has connections by default
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            all_there.wait(60)
+            self.send_response(200)
+            self.send_header("Content-Length", "27")
+            self.end_headers()
+            self.wfile.write(b'{"error": false, "value":1}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Crowded(ThreadingHTTPServer):
+        request_queue_size = all_there.parties
+
+    with (
+        Crowded(("127.0.0.1", 0), Handler) as server,
+        Client(f"http://127.0.0.1:{server.server_port}", "token") as client,
+        ThreadPoolExecutor(all_there.parties + 1) as threads,
+    ):
+        serving = threads.submit(server.serve_forever)
+        session = client.session("s")
+        try:
+            assert list(threads.map(session.call, ["f"] * all_there.parties)) == [1] * all_there.parties
+        finally:
+            server.shutdown()
+            serving.result()
 
 
 @clients
