@@ -49,7 +49,9 @@ def _array(renderer: Renderer, value: Any) -> Any:
         return _durations(numpy, array)
     if kind == "V" and array.dtype.names is not None:
         return _records(renderer, numpy, array)
-    if kind == "V" and array.dtype.type is not numpy.void:  # a dtype of another package: bfloat16 and the like
+    if kind == "V" and not issubclass(
+        array.dtype.type, numpy.void
+    ):  # a dtype of another package: bfloat16 and the like
         return array.astype("f8").tolist()
     return renderer.render(array.tolist())  # objects, strings, bytes: their elements are not JSON's yet
 

@@ -71,6 +71,7 @@ NUMPY = [
     (np.array(["a"], dtype=np.dtypes.StringDType()), ["a"]),
     (np.array([b"a"]), [{"$bytes": "YQ=="}]),
     (np.array([b"a"], dtype="V2"), [{"$bytes": "YQA="}]),
+    (np.array([b"a"], dtype=(np.record, "V2")), [{"$bytes": "YQA="}]),  # of a type of its own, and yet of numpy's
     (np.array([None, {1: 2}, Decimal("1.0")], dtype=object), [None, {"1": 2}, "1.0"]),
     (np.array([["2020-01-02", "NaT"]], dtype="M8[s]"), [["2020-01-02T00:00:00", None]]),
     (np.array([[1, "NaT"]], dtype="m8[h]"), [["PT1H", None]]),
