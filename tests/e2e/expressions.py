@@ -1,214 +1,327 @@
-"""Random expressions over the standard library and numpy: what a client sends, and what it comes to in this process."""
+"""Random expressions over the standard library and numpy: what a client sends, in all the ways it may, and what it comes to."""
 
 import base64
-import builtins
-import importlib
+import itertools
 import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
-from fractions import Fraction
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from hypothesis import assume, reject
 from hypothesis import strategies as st
 
-Json = Any
-Strategy = st.SearchStrategy[Any]
-Step = tuple[Any, ...]  # a method's name, and a strategy for each of its arguments
-
-small = st.integers(-9, 9)
-text = st.text(max_size=5)
-finite = st.floats(-1e6, 1e6).map(lambda number: round(number, 3))
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.text(max_size=4) | st.sampled_from(["$ref", "$bytes", "$file", "$object"]), inner, max_size=3
-        )
-    ),
-    max_leaves=12,
+from tests.e2e.library import (
+    EXPORTED,
+    KEPT,
+    KINDS,
+    Draw,
+    Exported,
+    Kind,
+    Names,
+    Shape,
+    members_of,
+    parameters,
+    shapes,
+    shapes_of_method,
+    text,
 )
+from tests.e2e.outcomes import Json, Outcome, Quiet, Raised, Refused, Unordered, named, outcome, raised
+
+_MOST_STEPS = 3
+_NOTHING = "no_such_name"
+NAMES_OF_KEPT = {names: f"r{number}" for number, names in enumerate(KEPT, 1)}
 
 
-class Raised(NamedTuple):
-    type: str
-    message: str
+@dataclass(frozen=True)
+class Argument:
+    """One that is made anew for each evaluation."""
+
+    kind: Kind
+    json: Json
+
+    def make(self) -> Any:
+        return self.kind.make(self.json)
+
+    @property
+    def plain(self) -> Json:
+        """As a member of `args`. Raises Unspeakable."""
+        if self.kind.name == "function":
+            return {"$ref": NAMES_OF_KEPT[self.json]}
+        value = self.make()
+        if isinstance(value, bytes):
+            return {"$bytes": base64.b64encode(value).decode()}
+        if self.kind.type:
+            raise Unspeakable
+        return escaped(value)
+
+    def entry(self, draw: Draw) -> Json:
+        """As a member of `tuple`."""
+        if not self.kind.type or self.kind.name == "function":
+            return {"value": self.plain, "type": ["copy", "copy"]}
+        kind = draw(st.sampled_from([list(self.kind.type), ".".join(self.kind.type)]))
+        if isinstance(self.json, str) and self.json not in ("type", "value", "array") and draw(st.booleans()):
+            return {self.json: kind}
+        return {"array" if self.kind.array else "value": escaped(self.json), "type": kind}
+
+
+class Unspeakable(Exception):
+    """What JSON cannot say, not with tags either."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    positional: tuple[Argument, ...] = ()
+    keywords: dict[str, Argument] = field(default_factory=dict)
+
+    def call(self, function: Any) -> Any:
+        keywords = {name: argument.make() for name, argument in self.keywords.items()}
+        return function(*(argument.make() for argument in self.positional), **keywords)
+
+
+@dataclass(frozen=True)
+class Step:
+    """An attribute, and what it is called with; None: it is not called."""
+
+    name: str
+    arguments: Arguments | None = None
+
+
+class Nowhere(Exception):
+    """There is no such attribute."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Path:
+    """`names`: of a module, or of a builtin class; `steps` go on from there."""
+
+    names: Names
+    steps: tuple[Step, ...]
+
+    def evaluate(self) -> Any:
+        """What the last step comes to: called once if it can be, whether it has arguments or not. Raises Nowhere."""
+        value = named(self.names)
+        for number, step in enumerate(self.steps):
+            try:
+                value = getattr(value, step.name)
+            except AttributeError as exc:
+                if exc.name not in (None, step.name):
+                    raise
+                raise Nowhere(number) from None
+            if step.arguments is not None or (step is self.steps[-1] and callable(value)):
+                value = (step.arguments or Arguments()).call(value)
+        return value
 
 
 @dataclass(frozen=True)
 class Expression:
-    """`members` of a call's body, and the value or exception that they come to."""
+    """`members` of a call's body, what they come to, and what they print."""
 
     members: dict[str, Json]
-    outcome: Json | Raised
-
-
-def named(names: Sequence[str]) -> Any:
-    """What a namepath of names means: a module, or else a builtin, and attributes."""
-    found = getattr(builtins, names[0], None) or importlib.import_module(names[0])
-    for name in names[1:]:
-        found = getattr(found, name)
-    return found
-
-
-def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any | Raised:
-    """What a call comes to."""
-    try:
-        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-            return function(*args, **kwargs)
-    except Exception as exc:
-        kind = type(exc)
-        where = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-        return Raised(where + kind.__qualname__, str(exc))
-
-
-def as_json(value: Any) -> Json:
-    """The JSON form that the protocol gives a value."""
-    match value:
-        case Raised() | None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case bytes():
-            return {"$bytes": base64.b64encode(value).decode()}
-        case complex():
-            return [value.real, value.imag]
-        case Decimal() | Fraction():
-            return str(value)
-        case date():
-            return value.isoformat()
-        case np.generic() | np.ndarray():
-            return as_json(value.tolist())
-        case set() | frozenset():
-            return [as_json(item) for item in sorted(value)]
-        case tuple() if hasattr(value, "_asdict"):
-            return as_json(value._asdict())
-        case Mapping():
-            return {str(key): as_json(item) for key, item in value.items()}
-        case Iterable():
-            return [as_json(item) for item in value]
-    msg = f"no JSON form is expected of {value!r}"
-    raise TypeError(msg)
-
-
-def told(reply: Mapping[str, Json]) -> Json | Raised:
-    """The outcome that a reply tells."""
-    if reply["error"]:
-        assert reply["code"] == "exception", reply
-        return Raised(reply["exception"]["type"], reply["exception"]["message"])
-    return reply["value"]
+    outcome: Outcome
+    printed: str
+    as_strings: bool  # NaN and infinities
 
 
 def escaped(value: Json) -> Json:
-    """JSON as an argument: objects that may look like tags are marked as what they are."""
+    """JSON as an argument: objects that may look like tags are marked as what they are, and so is what JSON lacks."""
     if isinstance(value, list):
         return [escaped(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    members = {name: escaped(item) for name, item in value.items()}
-    return {"$object": members} if any(name.startswith("$") for name in members) else members
+    if isinstance(value, dict):
+        members = {name: escaped(item) for name, item in value.items()}
+        return {"$object": members} if any(name.startswith("$") for name in members) else members
+    if isinstance(value, float) and math.isinf(value):  # (NaN goes as it is.)
+        return {"$float": "Infinity" if value > 0 else "-Infinity"}
+    return value
 
 
-# --- namepaths: an object is made, and methods are called on it ---
-
-ROOTS: list[tuple[tuple[str, ...], tuple[Strategy, ...]]] = [
-    (("str",), (text,)),
-    (("int",), (st.integers(-(10**30), 10**30),)),
-    (("float",), (finite,)),
-    (("complex",), (finite, finite)),
-    (("bytes",), (st.lists(st.integers(0, 255), max_size=5),)),
-    (("list",), (st.lists(small, max_size=5),)),
-    (("set",), (st.lists(small, max_size=5),)),
-    (("dict",), (st.lists(st.tuples(text, small).map(list), max_size=4),)),
-    (("fractions", "Fraction"), (small, small)),
-    (("decimal", "Decimal"), (finite.map(str) | text,)),
-    (("datetime", "date"), (st.integers(1, 9999), st.integers(1, 12), st.integers(1, 31))),
-    (("numpy", "array"), (st.lists(small, min_size=1, max_size=6) | st.lists(finite, min_size=1, max_size=6),)),
-    (("numpy", "linspace"), (small, small, st.integers(1, 6))),
-]
-ATTRIBUTES: dict[type, list[str]] = {
-    int: ["real", "denominator"],
-    float: ["imag"],
-    complex: ["real", "imag"],
-    Fraction: ["numerator", "denominator"],
-    date: ["year", "day"],
-    np.ndarray: ["T", "shape", "size", "ndim"],
-}
-METHODS: dict[type, list[Step]] = {
-    str: [
-        ("upper",), ("split",), ("title",), ("encode",), ("isdigit",), ("zfill", small), ("center", small), ("count", text),
-        ("replace", text, text), ("partition", text), ("index", text), ("join", st.lists(text, max_size=3)),
-    ],
-    bytes: [("hex",), ("decode",), ("upper",), ("isalpha",), ("find", st.integers(0, 255))],
-    int: [("bit_length",), ("__neg__",), ("__add__", small), ("__floordiv__", small), ("to_bytes", small)],
-    float: [("is_integer",), ("as_integer_ratio",), ("hex",), ("__truediv__", small)],
-    complex: [("conjugate",), ("__mul__", small)],
-    list: [("copy",), ("count", small), ("index", small), ("__len__",), ("__getitem__", small), ("__mul__", small)],
-    tuple: [("count", small), ("index", small), ("__len__",)],
-    set: [("union", st.lists(small, max_size=3)), ("isdisjoint", st.lists(small, max_size=3)), ("__contains__", small)],
-    dict: [("keys",), ("values",), ("items",), ("get", text, small), ("__getitem__", text), ("copy",)],
-    Fraction: [("limit_denominator", small), ("__add__", small), ("__truediv__", small)],
-    Decimal: [("sqrt",), ("normalize",), ("adjusted",), ("as_tuple",), ("is_signed",), ("to_integral_value",)],
-    date: [("isoformat",), ("weekday",), ("toordinal",), ("isocalendar",), ("replace", small), ("strftime", st.just("%j"))],
-    np.ndarray: [
-        ("sum",), ("cumsum",), ("mean",), ("max",), ("argmin",), ("tolist",), ("reshape", small, small), ("take", small),
-        ("astype", st.sampled_from(["f4", "i2", "?", "c16", "U5"])), ("clip", small, small), ("repeat", small),
-    ],
-}  # fmt: skip
+# --- drawn ---
 
 
 @st.composite
-def chains(draw: Callable[[Strategy], Any]) -> Expression:
-    """Such as `numpy.array([2, 4, 6]).cumsum().sum()`, spelt in one of the ways there are."""
-    names, wanted = draw(st.sampled_from(ROOTS))
-    args: list[Json] | None = [draw(each) for each in wanted]
-    path: list[Json] = [*names[:-1]]
-    name, value = names[-1], attempt(named(names), *(args or []))
-    for _ in range(draw(st.integers(0, 3))):
-        methods, attributes = METHODS.get(type(value), []), ATTRIBUTES.get(type(value), [])
-        if not methods:
+def exported(draw: Draw) -> Exported:
+    """From each module as often as from any other; from numpy, which has the most, more often."""
+    module = draw(st.sampled_from([*EXPORTED, "builtins", "numpy", "numpy", "numpy", "numpy", "methods"]))
+    return draw(st.sampled_from(EXPORTED[module]))
+
+
+def arguments(
+    draw: Draw, fitting: Sequence[Shape], *, keywords: tuple[Sequence[str], Sequence[str]] = ((), ())
+) -> Arguments:
+    """Of kinds that fit, and now and then of any. Some by name where there are names for them."""
+    either, only = keywords
+    shape = draw(st.sampled_from(fitting) if fitting and draw(st.integers(0, 7)) else st.lists(_any_kind, max_size=3))
+    given = [argument(draw, kind) for kind in shape]
+    by_name: dict[str, Argument] = {}
+    if len(either) >= len(given) and _seldom(draw):
+        first = draw(st.integers(0, len(given)))
+        by_name = dict(zip(either[first:], given[first:], strict=False))
+        given = given[:first]
+    if only and _seldom(draw):
+        by_name[draw(st.sampled_from(only))] = argument(
+            draw, draw(st.sampled_from(["none", "bool", "int", "text", "function"]))
+        )
+    # Those by name are plain JSON.
+    if any(each.kind.type and each.kind.name != "bytes" for each in by_name.values()):
+        given, by_name = [*given, *by_name.values()], {}
+    return Arguments(tuple(given), by_name)
+
+
+_any_kind = st.sampled_from([kind for kind in KINDS if kind != "big"])
+
+
+def argument(draw: Draw, kind: str) -> Argument:
+    return Argument(KINDS[kind], draw(KINDS[kind].json))
+
+
+def _seldom(draw: Draw) -> bool:
+    return not draw(st.integers(0, 3))
+
+
+@st.composite
+def paths(draw: Draw) -> Path:
+    """Something that is exported, called where it can be, and then attributes and methods of what that comes to."""
+    root = draw(exported())
+    names, last = root.names[:-1] or ("builtins",), root.names[-1]
+    steps = [
+        Step(
+            last, arguments(draw, shapes(root.names), keywords=parameters(root.names)) if callable(root.value) else None
+        )
+    ]
+    for _ in range(draw(st.integers(0, _MOST_STEPS))):
+        value = attempted(Path(names, tuple(steps)).evaluate)
+        offered = () if isinstance(value, Raised) or _is_large(value) else members_of(value)
+        if not offered:
             break
-        path.append({"name": name, "args": args} if args is not None else name)
-        name, *wanted = draw(st.sampled_from([*methods, *((each, None) for each in attributes)]))
-        args = None if wanted == [None] else [draw(each) for each in wanted]
-        found = getattr(value, name)
-        value = found if args is None else attempt(found, *args)
-    return Expression(_request(draw, [*path, name], args), as_json(value))
+        name = _NOTHING if not draw(st.integers(0, 15)) else draw(st.sampled_from(offered))
+        found = attempted(lambda value=value, name=name: getattr(value, name))
+        called = callable(found) and not isinstance(found, type)
+        steps.append(Step(name, arguments(draw, shapes_of_method(value, name)) if called else None))
+    return Path(names, tuple(steps))
 
 
-def _request(draw: Callable[[Strategy], Any], path: list[Json], args: list[Json] | None) -> dict[str, Json]:
-    """Arguments of the last element stand with it, with the request, or some here and some there."""
-    given = args or []
-    own = draw(st.integers(0, len(given)))
-    elements = [*path[:-1], {"name": path[-1], "args": given[:own]} if own else path[-1]]
-    if isinstance(elements[0], str):
-        elements[0] = draw(st.sampled_from([elements[0], {"name": elements[0]}, {"moduleName": elements[0]}]))
-    dotted = all(isinstance(element, str) for element in elements) and draw(st.booleans())
-    return {"namepath": ".".join(elements) if dotted else elements, **({"args": given[own:]} if given else {})}
+def attempted(function: Callable[[], Any]) -> Any:
+    """What it comes to, without a word. Raises Nowhere."""
+    try:
+        return function()
+    except Nowhere as nowhere:
+        return nowhere
+    except (Exception, Unordered) as exc:
+        return raised(exc)
 
 
-# --- typed arguments ---
+def _is_large(value: Any) -> bool:
+    """So that nothing grows from step to step without end."""
+    match value:
+        case bool():
+            return False
+        case int():
+            return abs(value) > 20
+        case np.ndarray():
+            return value.size > 60
+        case range():
+            return abs(value.stop - value.start) > 60
+        case str() | bytes() | list() | tuple() | dict() | set():
+            return len(value) > 60
+    return False
 
-TYPES: list[tuple[tuple[str, ...], Strategy]] = [
-    (("int",), text | st.integers().map(str)),
-    (("float",), finite.map(str) | text),
-    (("str",), json_values.filter(lambda value: not isinstance(value, list | dict))),
-    (("complex",), st.sampled_from(["1+2j", "3", "x"])),
-    (("decimal", "Decimal"), finite.map(str) | text),
-    (("fractions", "Fraction"), st.sampled_from(["1/3", "0.5", "1/0", "-7", ""])),
-    (("datetime", "date", "fromisoformat"), st.dates().map(str) | text),
-    (("bytes", "fromhex"), st.binary(max_size=4).map(bytes.hex) | text),
-    (("uuid", "UUID"), st.uuids().map(str) | text),
-    (("pathlib", "PurePosixPath"), text),
-    (("operator", "neg"), small),
-    (("numpy", "uint8"), st.integers(0, 300) | st.integers(0, 300).map(str)),
-    (("numpy", "float32"), finite.map(str)),
-    (("numpy", "array"), st.lists(small, max_size=3)),
-]
+
+@st.composite
+def expressions(draw: Draw) -> Expression:
+    """Such as `numpy.array([2, 4, 6]).cumsum().sum()`, spelt in one of the ways there are; a few of them lead nowhere."""
+    with Quiet():
+        path = draw(paths())
+    as_strings = draw(st.booleans())
+    members, places = spelt(draw, path)
+
+    def evaluated() -> tuple[Outcome, str]:
+        with Quiet() as quiet:
+            value = attempted(path.evaluate)
+            if isinstance(value, Nowhere):
+                return Refused("attribute_not_found", f"namepath[{places[value.step]}]"), ""
+            return outcome(value, as_strings=as_strings), quiet.text
+
+    try:
+        comes_to, printed = evaluated()
+    except Unordered:
+        reject()
+    assume(
+        evaluated() == (comes_to, printed)
+    )  # what is another each time, as unseeded random numbers are, tells nothing
+    return Expression(members, comes_to, printed, as_strings)
+
+
+# --- spelt ---
+
+
+def spelt(draw: Draw, path: Path, *, with_request: bool = True) -> tuple[dict[str, Json], list[int]]:
+    """Members of a call, and at which element of the namepath each step stands. Without `with_request`: all at elements."""
+    last = path.steps[-1].arguments or Arguments()
+    before = [] if path.names == ("builtins",) and draw(st.integers(0, 3)) else list(path.names)
+    cut = draw(st.integers(0, len(last.positional))) if with_request else len(last.positional)
+    by_name = {name: with_request and draw(st.booleans()) for name in last.keywords}
+    own = Arguments(last.positional[:cut], {name: last.keywords[name] for name in by_name if not by_name[name]})
+    rest = Arguments(last.positional[cut:], {name: last.keywords[name] for name in by_name if by_name[name]})
+    tokens = [(name, {}) for name in before]
+    tokens += [
+        (step.name, {} if step.arguments is None else group(draw, step.arguments, called=True))
+        for step in path.steps[:-1]
+    ]
+    name = path.steps[-1].name
+    if len(path.steps) == 1 and isinstance(getattr(named(path.names), name), type) and _seldom(draw):
+        tokens.append((name, {}))
+        name = "__init__"
+    tokens.append((name, group(draw, own)))
+    elements, places = _elements(draw, tokens)
+    return {"namepath": elements, **group(draw, rest)}, places[len(before) :]
+
+
+def _elements(draw: Draw, tokens: list[tuple[str, dict[str, Json]]]) -> tuple[Json, list[int]]:
+    """Names in elements of their own, or joined by dots with those before them; all in one string where that can be."""
+    if not any(members for _, members in tokens) and draw(st.booleans()):
+        dotted = ".".join(name for name, _ in tokens)
+        return dotted, _counted(name.count(".") + 1 for name, _ in tokens)
+    elements: list[Json] = []
+    places: list[int] = []
+    for name, members in tokens:
+        joins = elements and isinstance(elements[-1], str) and _seldom(draw)
+        text = f"{elements.pop()}.{name}" if joins else name
+        places.append(len(elements))
+        kinds = ["name", "moduleName"] if not elements and not joins else ["name"]
+        plain = not members and draw(st.booleans())
+        elements.append(text if plain else {draw(st.sampled_from(kinds)): text, **members})
+    return elements, places
+
+
+def _counted(lengths: Iterable[int]) -> list[int]:
+    """The last place of each, where so many come one after another."""
+    return [end - 1 for end in itertools.accumulate(lengths)]
+
+
+def group(draw: Draw, given: Arguments, *, called: bool = False) -> dict[str, Json]:
+    """Members that hold these arguments. `called`: there is one even if there is no argument."""
+    keywords = {name: argument.plain for name, argument in given.keywords.items()}
+    if not given.positional and not keywords:
+        return draw(
+            st.sampled_from([{"args": []}, {"tuple": []}, {"kwargs": {}}, {"args": {}}] + [{}] * 8 * (not called))
+        )
+    if not given.positional and draw(st.booleans()):
+        return {"args": keywords}
+    by_name = {"kwargs": keywords} if keywords else {}
+    try:
+        plain = [argument.plain for argument in given.positional]
+    except Unspeakable:
+        plain = None
+    if plain is None or _seldom(draw):
+        return {"tuple": [argument.entry(draw) for argument in given.positional], **by_name}
+    return {"args": plain, **by_name}
+
+
+# --- typed arguments that may be wrong ---
 
 
 @dataclass(frozen=True)
@@ -219,26 +332,21 @@ class TypedArguments:
 
 
 @st.composite
-def typed_arguments(draw: Callable[[Strategy], Any]) -> TypedArguments:
+def typed_arguments(draw: Draw) -> TypedArguments:
     """A `tuple`, and the values it means; up to the first that cannot be made."""
     entries: list[Json] = []
     values: list[Any] = []
     for position in range(draw(st.integers(0, 4))):
-        names, given = draw(st.sampled_from(TYPES))
-        function = named(names)
-        kind = draw(st.sampled_from([list(names), ".".join(names)]))
-        if draw(st.booleans()):
-            items = draw(st.lists(given, max_size=3))
-            entries.append({"array": items, "type": kind})
-            made = [attempt(function, item) for item in items]
-            faults = [f".array[{index}]" for index, item in enumerate(made) if isinstance(item, Raised)]
-            values.append(next((item for item in made if isinstance(item, Raised)), made))
-        else:
-            value = draw(given)
-            compact = isinstance(value, str) and draw(st.booleans())
-            entries.append({value: kind} if compact else {"value": value, "type": kind})
-            values.append(attempt(function, value))
-            faults = [""] if isinstance(values[-1], Raised) else []
-        if faults:
-            return TypedArguments(entries, values, f"tuple[{position}]{faults[0]}")
+        kind = KINDS[draw(st.sampled_from([name for name, kind in KINDS.items() if kind.type and name != "function"]))]
+        items = draw(kind.json) if kind.array else draw(st.lists(kind.json | text, max_size=3))
+        one = Kind(kind.name, kind.json, kind.sample, kind.type)
+        is_array = draw(st.booleans()) or not items
+        given = Argument(Kind(kind.name, kind.json, kind.sample, kind.type, is_array), items if is_array else items[0])
+        entries.append(given.entry(draw))
+        made = [attempted(lambda one=one, item=item: one.make(item)) for item in (items if is_array else items[:1])]
+        wrong = [index for index, value in enumerate(made) if isinstance(value, Raised)]
+        if wrong:
+            values.append(made[wrong[0]])
+            return TypedArguments(entries, values, f"tuple[{position}]" + (f".array[{wrong[0]}]" if is_array else ""))
+        values.append(made if is_array else made[0])
     return TypedArguments(entries, values, None)

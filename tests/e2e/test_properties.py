@@ -16,36 +16,34 @@ from hypothesis.extra import numpy as arrays
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from tests.e2e.compositions import Composition, list_operations, pipelines
-from tests.e2e.expressions import (
-    Expression,
-    Raised,
-    TypedArguments,
-    as_json,
-    chains,
-    escaped,
-    json_values,
-    told,
-    typed_arguments,
-)
+from tests.e2e.expressions import NAMES_OF_KEPT, Expression, TypedArguments, escaped, expressions, typed_arguments
+from tests.e2e.library import json_values
+from tests.e2e.outcomes import Raised, as_json, told
 from tests.e2e.parts import Part, parts_of
+from tests.fuzz.conftest import fuzz_seconds
 from tests.servers import Server, Session
 
 pytestmark = [pytest.mark.index, pytest.mark.slow]
 
 CALL = "/environment/python/call"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_SECONDS = 40  # that all of it takes on a backend
 NUMPY = f"numpy=={importlib.metadata.version('numpy')}"
 
 
 def examples(count: int) -> settings:
-    """What one example takes is a request or two: no deadline, and nothing is kept for the next run."""
-    return settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    """What one example takes is a request or two: no deadline, and nothing is kept for the next run. `scripts/fuzz` runs more."""
+    more = max(1, fuzz_seconds(_SECONDS) // _SECONDS)
+    return settings(max_examples=count * more, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
 def numeric(server: Server) -> Iterator[Session]:
-    """The interpreter and numpy of this process, as near as the backend has them."""
+    """The interpreter and numpy of this process, as near as the backend has them; it keeps what `KEPT` names."""
     opened = server.session("properties", version=PYTHON, dependencies=[NUMPY])
+    for names, reference in NAMES_OF_KEPT.items():
+        kept = opened.value("pydoc.locate", ".".join(names), keep=True)
+        assert kept["$ref"] == reference
     yield opened
     opened.close()
 
@@ -65,17 +63,23 @@ def called(session: Session, members: dict[str, Any], path: str = CALL) -> dict[
     return dict(reply.json())
 
 
-def test_namepaths(numeric: Session) -> None:
-    @examples(200)
-    @given(chains())
+def test_expressions(numeric: Session) -> None:
+    """Of any function that is exported, with arguments of any kind, in any of the ways to spell them."""
+
+    @examples(700)
+    @given(expressions())
     def holds(expression: Expression) -> None:
-        assert told(called(numeric, expression.members)) == expression.outcome
+        accept = "application/json; profile=nonfinite" if expression.as_strings else "application/json"
+        body = json.dumps({"sessionid": numeric.id, **expression.members}, ensure_ascii=False)
+        reply = numeric.client.post(CALL, content=body.encode(), headers={"Accept": accept})
+        assert told(reply.status_code, reply.json()) == expression.outcome
+        assert reply.json().get("stdout", "") == expression.printed
 
     holds()
 
 
 def test_arguments_by_position_and_by_name(numeric: Session) -> None:
-    @examples(120)
+    @examples(100)
     @given(st.lists(json_values, max_size=3), st.dictionaries(st.text(max_size=4), json_values, max_size=3))
     def holds(args: list[Any], kwargs: dict[str, Any]) -> None:
         reply = called(numeric, {"namepath": "itertools.repeat", "args": [escaped(args), 2]})
@@ -102,7 +106,7 @@ def test_typed_arguments(numeric: Session) -> None:
         if arguments.at is None:
             assert reply["value"] == template.format(*arguments.values)
         else:
-            assert told(reply) == arguments.values[-1]
+            assert told(200, reply) == arguments.values[-1]
             assert reply["field"] == ("namepath[1]." if within else "") + arguments.at
 
     holds()
@@ -172,7 +176,8 @@ class References(RuleBasedStateMachine):
     @invariant()
     def the_list_is_right(self) -> None:
         reply = self.session.client.get("/session/references", headers={"X-Session-ID": self.session.id})
-        assert {each["$ref"] for each in reply.json()["value"]} == self.kept.keys()
+        others = set(NAMES_OF_KEPT.values())
+        assert {each["$ref"] for each in reply.json()["value"]} - others == self.kept.keys()
 
     def teardown(self) -> None:
         if self.kept:
@@ -183,7 +188,7 @@ def test_references(numeric: Session) -> None:
     class OfThisSession(References):
         session = numeric
 
-    run_state_machine_as_test(OfThisSession, settings=settings(examples(50), stateful_step_count=12))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(OfThisSession, settings=settings(examples(40), stateful_step_count=12))  # type: ignore[no-untyped-call]
 
 
 def test_arrays_and_bytes_cross_as_they_are(numeric: Session) -> None:
@@ -223,14 +228,15 @@ def returned(session: Session, tag: dict[str, Any], data: bytes, accept: str) ->
 
 
 def check(session: Session, composition: Composition) -> None:
-    reply = called(session, composition.members, "/kompose")
-    assert told(reply) == composition.outcome
+    members = composition.members if "pipes" in composition.members else {"session": session.id, **composition.members}
+    reply = session.client.post("/kompose", content=json.dumps(members))
+    assert told(reply.status_code, reply.json()) == composition.outcome
     if isinstance(composition.outcome, Raised):
-        assert reply.items() >= composition.place.items()
+        assert reply.json().items() >= composition.place.items()
 
 
 def test_pipelines(numeric: Session) -> None:
-    @examples(150)
+    @examples(300)
     @given(pipelines())
     def holds(composition: Composition) -> None:
         check(numeric, composition)
@@ -239,7 +245,7 @@ def test_pipelines(numeric: Session) -> None:
 
 
 def test_pipes(numeric: Session, another: Session) -> None:
-    @examples(60)
+    @examples(150)
     @given(pipelines(sessions=[numeric.id, another.id]))
     def holds(composition: Composition) -> None:
         check(numeric, composition)
@@ -248,7 +254,7 @@ def test_pipes(numeric: Session, another: Session) -> None:
 
 
 def test_list_operations(numeric: Session) -> None:
-    @examples(120)
+    @examples(250)
     @given(list_operations())
     def holds(composition: Composition) -> None:
         check(numeric, composition)
@@ -258,7 +264,7 @@ def test_list_operations(numeric: Session) -> None:
 
 def test_list_operations_over_several_sandboxes(numeric: Session) -> None:
     @examples(10)
-    @given(list_operations(parallel=2))
+    @given(list_operations(parallel=2) | pipelines(parallel=True))
     def holds(composition: Composition) -> None:
         check(numeric, composition)
 
