@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = ["tests.bubblewrap_fixtures", "tests.docker_fixtures", "tests.driver_fixtures"]
 
 # How long an example takes tells of the machine only, and so does how long it takes to make one. CI, whose profile is the
-# default there, runs the same examples each time; it needs fewer of them.
+# default there, runs the same examples each time; it needs fewer of them. `scripts/fuzz` looks for others each time.
 _HURRIED = bool(os.environ.get("CI"))
+_SEARCHING = "KODOU_FUZZ_SECONDS" in os.environ
 settings.register_profile(
     "kodou",
     deadline=None,
     max_examples=50 if _HURRIED else 100,
+    derandomize=_HURRIED and not _SEARCHING,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("kodou")
