@@ -147,7 +147,7 @@ MODULES: dict[str, tuple[str, ...]] = {  # those of its names that count; none: 
     "heapq": _ALL,
     "bisect": _ALL,
     "string": _ALL,
-    "textwrap": _ALL,
+    "textwrap": ("dedent", "indent"),  # (others go on without end where a width is no number)
     "difflib": _ALL,
     "unicodedata": _ALL,
     "binascii": _ALL,
