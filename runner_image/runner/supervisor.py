@@ -40,6 +40,8 @@ def run(path: str, control: socket) -> NoReturn:
 
 
 class Supervisor:
+    _place: Place  # of the worker; there is none before one is due, as all that is forked by then would share it
+
     def __init__(self, path: str, control: socket) -> None:
         """`control` is connected to `path` and greeted."""
         self._path = path
@@ -48,7 +50,6 @@ class Supervisor:
         self._egress: Egress | None = None
         self._worker = 0
         self._generation = 0
-        self._place = Place()  # of the worker
         self._started_at = 0.0
         self._hasty = 0
         self._orphan_s = ORPHAN_S
@@ -160,6 +161,7 @@ class Supervisor:
         self._orphan_s = float(config["orphan_s"])
         self._config = config
         if not self._worker:
+            self._place = Place()
             self._start_worker(config)
 
     def _preload(self, wanted: dict[str, Any]) -> None:

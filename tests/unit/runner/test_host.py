@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from runner import frames
@@ -11,6 +12,17 @@ from runner.host import Host
 
 PATIENCE_S = 30
 SLOT = "5" * 32
+
+
+def shared_memory() -> set[str]:
+    """Mappings of this process that those it forks would write to as well."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line for line in lines if line.split()[1].endswith("s")}
+
+
+@pytest.fixture
+def before() -> set[str]:
+    return shared_memory()
 
 
 @pytest.fixture
@@ -24,6 +36,11 @@ def ends() -> Iterator[tuple[Host, socket.socket]]:
     theirs.close()
     os.close(host._awake)
     os.close(host._waker)
+
+
+@pytest.mark.usefixtures("before", "ends")
+def test_process_1_has_no_memory_that_its_sessions_would_share(before: set[str]) -> None:
+    assert shared_memory() <= before
 
 
 def test_a_slot_that_never_was_is_removed_at_once(ends: tuple[Host, socket.socket]) -> None:
