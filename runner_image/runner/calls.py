@@ -92,13 +92,9 @@ class Calls:
         extra: bytes | memoryview = b""
         try:
             kind, head, extra = self._run(frame, events)
-        except Refusal as refusal:
-            kind, head = frames.REFUSED, _dumps({**refusal.members(), **self._place.take()})
-        except NoValue as failure:
-            kind, head = frames.UNSERIALISABLE, _failed({**failure.members, **self._place.take()})
         except BaseException as exc:  # SystemExit and KeyboardInterrupt of user code are its exceptions
-            self._end_if_forked(exc)
-            kind, head = _raised(exc, self._place.take())
+            self._end_if_forked(exc)  # before it takes the place, which is the call's
+            kind, head = _failure(exc, self._place.take())
         self._end_if_forked()
         output = self._capture.take()
         if kind == frames.REFUSED:
@@ -236,6 +232,7 @@ class Calls:
         limit, place = self._limits.max_reply_bytes, self._place
 
         def tell(index: int, item: Any) -> None:
+            self._end_if_forked()
             place.at_item(index)
             text, _ = encode(item, max_bytes=limit, nonfinite_as_strings=nonfinite_as_strings)
             self._end_if_forked()
@@ -255,6 +252,15 @@ class Calls:
             exc = exc.raised
         code = exc.code if isinstance(exc, SystemExit) else None if exc is None else 1
         os._exit(0 if code is None else code & 0xFF if isinstance(code, int) else 1)
+
+
+def _failure(exc: BaseException, place: Mapping[str, Any]) -> tuple[int, bytes]:
+    """Kind and head of the reply to what ended so."""
+    if isinstance(exc, Refusal):
+        return frames.REFUSED, _dumps({**exc.members(), **place})
+    if isinstance(exc, NoValue):
+        return frames.UNSERIALISABLE, _failed({**exc.members, **place})
+    return _raised(exc, place)
 
 
 def _raised(exc: BaseException, place: Mapping[str, Any]) -> tuple[int, bytes]:

@@ -30,6 +30,11 @@ def fork(count):
         if pid:
             os.waitpid(pid, 0)
         yield i
+
+def fork_last(unwritable):
+    if not os.fork():
+        yield os if unwritable else 1
+    os.wait()
 """
 
 
@@ -139,3 +144,10 @@ def test_a_process_that_a_generator_forked_tells_nothing(user: Orchestrator) -> 
     events, reply = streamed(user, "user.fork", 5)
     assert [body["value"] for _, body in events] == [0, 1, 2, 3, 4]
     assert reply["items"] == 5
+
+
+@pytest.mark.parametrize("unwritable", [False, True])
+def test_a_process_that_a_generator_forked_is_in_no_place(user: Orchestrator, unwritable: bool) -> None:
+    _, reply = streamed(user, "user.fork_last", unwritable)
+    assert reply["items"] == 0
+    assert "item" not in user.call("math.sqrt", -1).body
