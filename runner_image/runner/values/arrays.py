@@ -76,7 +76,8 @@ def _records(renderer: Renderer, numpy: Any, array: Any) -> Any:
     names = array.dtype.names
     columns = [_array(renderer, array[name].reshape(array.size, *array[name].shape[array.ndim :])) for name in names]
     records = numpy.empty(array.size, dtype=object)
-    records[:] = [dict(zip(names, row)) for row in zip(*columns)] if columns else [{} for _ in records]
+    rows: Any = zip(*columns) if columns else [()] * array.size
+    records[:] = [renderer.escaped(dict(zip(names, row))) for row in rows]
     return records.reshape(array.shape).tolist()
 
 

@@ -134,6 +134,10 @@ class Renderer:
             rendered[name] = self.render(members[key])
         return rendered
 
+    def escaped(self, members: dict[str, Any]) -> dict[str, Any]:
+        """An object whose members are rendered, as one that is read as such whatever its keys."""
+        return members
+
     def key(self, key: Any) -> str:
         rendered = self.render(key)
         if type(rendered) is str:

@@ -57,8 +57,10 @@ class _Renderer(Renderer):
         return find(kind, _KNOWN)
 
     def members(self, members: Mapping[Any, Any]) -> dict[str, Any]:
-        rendered = super().members(members)
-        return {"$object": rendered} if _reads_as_tag(rendered) else rendered
+        return self.escaped(super().members(members))
+
+    def escaped(self, members: dict[str, Any]) -> dict[str, Any]:
+        return {"$object": members} if _reads_as_tag(members) else members
 
     def image(self, writer: Writer) -> Any:
         png = writer(self.content)
@@ -76,6 +78,8 @@ class _Renderer(Renderer):
 
 
 def _reads_as_tag(members: dict[str, Any]) -> bool:
+    if len(members) == 1 and type(members.get("$object")) is float:
+        return True  # NaN is written as an object, which makes it one
     return len(members) <= _LARGEST_TAG and tag_of(members) is not None
 
 
