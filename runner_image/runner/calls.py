@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from .evaluation.references import References
     from .place import Place
     from .stream import Stream
+    from .values.images import Content
 
-    Reply = tuple[int, bytes, bytes | memoryview]  # kind, body, extra
+    Reply = tuple[int, bytes, list[Content]]  # kind, body, pieces of extra
 
 _ONLY_JSON = [frames.JSON]
 # What a kept object is shown in: an object of JSON.
@@ -89,7 +90,7 @@ class Calls:
 
     def _answer(self, frame: frames.Frame, events: Stream | None) -> Reply:
         start = perf_counter()
-        extra: bytes | memoryview = b""
+        extra: list[Content] = []
         try:
             kind, head, extra = self._run(frame, events)
         except BaseException as exc:  # SystemExit and KeyboardInterrupt of user code are its exceptions
@@ -98,7 +99,7 @@ class Calls:
         self._end_if_forked()
         output = self._capture.take()
         if kind == frames.REFUSED:
-            return kind, head, b""
+            return kind, head, []
         ms = (perf_counter() - start) * 1000
         if kind == frames.CONTENT:
             return kind, _reply(head, {}, ms), extra
@@ -107,13 +108,13 @@ class Calls:
             return self._without_output(kind, head, ms, extra)
         return kind, reply, extra
 
-    def _without_output(self, kind: int, head: bytes, ms: float, extra: bytes | memoryview) -> Reply:
+    def _without_output(self, kind: int, head: bytes, ms: float, extra: list[Content]) -> Reply:
         """What is left of a reply that is too large with what was printed: the value, or not even that."""
         reply = _reply(head, {"truncated": True}, ms)
         limit = self._limits.max_reply_bytes
         if len(reply) > limit:
             too_large = ReplyTooLarge(f"the reply takes more than {limit} bytes")
-            return frames.UNSERIALISABLE, _reply(_failed(too_large.members), {}, ms), b""
+            return frames.UNSERIALISABLE, _reply(_failed(too_large.members), {}, ms), []
         return kind, reply, extra
 
     def _run(self, frame: frames.Frame, events: Stream | None) -> Reply:
@@ -143,7 +144,7 @@ class Calls:
             if events is not None and forms == _ONLY_JSON:
                 count = told(value, self._teller(events, nonfinite_as_strings))
                 if count is not None:
-                    return frames.VALUE, b'{"error":false,"value":null,"items":%d' % count, b""
+                    return frames.VALUE, b'{"error":false,"value":null,"items":%d' % count, []
             return self._rendered(drained(value, self._limits.max_items), forms, nonfinite_as_strings)
         except Refusal:
             request.drop = None
@@ -176,7 +177,7 @@ class Calls:
         limits = self._limits
         if forms == _ONLY_JSON:
             text, name = encode(value, max_bytes=limits.max_reply_bytes, nonfinite_as_strings=nonfinite_as_strings)
-            return frames.VALUE, _head(text, name), b""
+            return frames.VALUE, _head(text, name), []
         from .values.forms import render
 
         rendered = render(
@@ -187,13 +188,13 @@ class Calls:
             nonfinite_as_strings=nonfinite_as_strings,
         )
         if rendered.form == frames.JSON:
-            return frames.VALUE, _head(rendered.body, rendered.type), b""
+            return frames.VALUE, _head(rendered.body, rendered.type), []
         if rendered.form == frames.TYPED:
             from . import envelope
 
             return frames.VALUE, _head(rendered.body, rendered.type), envelope.write(rendered.files)
         about = {"form": rendered.form, "type": describe.type_name(type(value))}
-        return frames.CONTENT, _dumps(about)[:-1], rendered.content
+        return frames.CONTENT, _dumps(about)[:-1], [rendered.content]
 
     # --- what is kept ---
 

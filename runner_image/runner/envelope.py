@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 
 from . import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Sequence
+
+    from .values.images import Content
+
+# A file this large is a piece of its own.
+_LARGE_BYTES = 64 * 1024
 
 
 class Envelope:
@@ -34,7 +40,12 @@ def read(extra: bytes) -> Envelope:
     return Envelope(head.get("forms", [frames.JSON]), files)
 
 
-def write(files: Sequence[tuple[str, bytes | memoryview]]) -> bytes:
-    """An envelope of files only."""
+def write(files: Sequence[tuple[str, Content]]) -> list[Content]:
+    """An envelope of files only, in pieces: what is large is not copied, and what is small is joined."""
     head = json.dumps({"files": [(name, len(data)) for name, data in files]}).encode()
-    return b"".join([frames.ENVELOPE.pack(len(head)), head, *(data for _, data in files)])
+    pieces: list[Content] = []
+    every = [frames.ENVELOPE.pack(len(head)), head, *(data for _, data in files)]
+    for large, some in groupby(every, lambda data: len(data) >= _LARGE_BYTES):
+        run = list(some)
+        pieces += run if large else [b"".join(run)]
+    return pieces

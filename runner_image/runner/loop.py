@@ -141,14 +141,15 @@ class Worker:
                 raise frames.FrameError(msg)
             stream = self._stream(sock, frame.call_id) if frame.flags & frames.STREAM else None
             kind, body, extra = self._calls.answer(frame, stream)
-            header = frames.HEADER.pack(kind, b"\0\0\0", len(body), len(extra), frame.call_id)
+            size = sum(map(len, extra)) if extra else 0
+            header = frames.HEADER.pack(kind, b"\0\0\0", len(body), size, frame.call_id)
             if len(body) < _LARGE_BYTES:
                 sock.sendall(header + body)
             else:
                 sock.sendall(header)
                 sock.sendall(body)
-            if extra:
-                sock.sendall(extra)
+            while extra:
+                sock.sendall(extra.pop(0))
             del frame, body, extra, stream
 
     def _stream(self, sock: socket, call_id: int) -> Stream:

@@ -122,8 +122,8 @@ class Sessions:
 def _reply(runner: Calls, work: Work) -> Reply:
     extra = work.envelope() + b"".join(_bytes(file) for file in work.files)
     with patch("runner.processes.running", return_value=None):  # else those of the test are ended after a failure
-        kind, body, extra = runner.answer(frames.Frame(work.kind, work.flags, 1, work.body, extra))
-    extra = bytes(extra)
+        kind, body, pieces = runner.answer(frames.Frame(work.kind, work.flags, 1, work.body, extra))
+    extra = b"".join(pieces)
     if kind == frames.CONTENT:
         return read_in_form(body, Whole(extra), work.forms)
     if not extra:

@@ -81,7 +81,7 @@ class Session:
         body = members if isinstance(members, bytes) else json.dumps(members).encode()
         extra = envelope(forms or ["json"], files or {}) if forms or files else b""
         kind, text, beside = self.calls.answer(frames.Frame(kind, flags, 1, body, extra), events)  # type: ignore[arg-type]
-        return Reply(kind, json.loads(text), bytes(beside))
+        return Reply(kind, json.loads(text), b"".join(beside))
 
     def call(self, namepath: Any, *args: Any, **members: Any) -> Reply:
         given = {"args": args} if args else {}

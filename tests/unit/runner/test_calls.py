@@ -10,7 +10,7 @@ import pytest
 from runner import frames
 from runner.envelope import read
 
-from .in_process import Session, Told
+from .in_process import Session, Told, envelope
 
 
 @pytest.fixture
@@ -56,6 +56,16 @@ def test_a_reply_in_typed_form_has_its_files_beside_it(session: Session) -> None
     reply = session.ask(frames.CALL, {"namepath": "copy.copy", "args": [{"$bytes": "AAE="}]}, forms=["typed"])
     assert reply.value == {"$file": "f0"}
     assert bytes(read(reply.extra).files["f0"]) == b"\0\1"
+
+
+def test_large_files_are_sent_from_where_they_lie_and_small_ones_together(session: Session, module: ModuleType) -> None:
+    array = np.arange(1 << 14)
+    module.made = lambda: [b"a", b"b", array, b"c", array, array]  # type: ignore[attr-defined]
+    frame = frames.Frame(frames.CALL, 0, 1, b'{"namepath": "subject.made"}', envelope(["typed"], {}))
+    _, _, pieces = session.calls.answer(frame)
+    assert [np.shares_memory(np.frombuffer(piece, "u1"), array) for piece in pieces] == [False, True, False, True, True]
+    files = read(b"".join(pieces)).files
+    assert [bytes(file) for file in files.values()] == [b"a", b"b", array.tobytes(), b"c", *[array.tobytes()] * 2]
 
 
 def test_what_comes_out_in_typed_form_can_go_in_again(session: Session) -> None:
@@ -132,7 +142,7 @@ def test_a_description_is_a_value(session: Session) -> None:
 def test_the_text_of_a_reply_is_one_json_object(session: Session) -> None:
     frame = frames.Frame(frames.CALL, 0, 1, json.dumps({"namepath": "len", "args": [[]]}).encode())
     kind, body, extra = session.calls.answer(frame)
-    assert (kind, json.loads(body)["value"], extra) == (frames.VALUE, 0, b"")
+    assert (kind, json.loads(body)["value"], extra) == (frames.VALUE, 0, [])
 
 
 def test_an_exception_s_text_is_utf_8_whatever_it_holds(session: Session, module: ModuleType) -> None:

@@ -6,7 +6,7 @@ Takes the SDK's HTTP requests, answers as the server does. What it was asked sta
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -113,12 +113,12 @@ class Loopback(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return asyncio.run(_response(_reply(*answer)))
 
 
-def _reply(kind: int, body: bytes, extra: Any) -> Reply:
+def _reply(kind: int, body: bytes, extra: Sequence[bytes | memoryview]) -> Reply:
     if kind == frames.REFUSED:
         members = json.loads(body)
         return RefusedCall(members["code"], members["detail"], members.get("field"), members.get("stage"))
     if kind == frames.VALUE and extra:
-        files = _files(bytes(extra))
+        files = _files(b"".join(extra))
         return Typed(body, tuple((name, len(data)) for name, data in files.items()), Whole(b"".join(files.values())))
     return {frames.VALUE: Value, frames.RAISED: Raised, frames.UNSERIALISABLE: NotSerializable}[kind](body)
 
