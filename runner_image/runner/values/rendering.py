@@ -46,6 +46,8 @@ def encode(
     name = None if kind in _JSON else type_name(kind)
     try:
         with Headroom():
+            if kind is str and len(value) > max_bytes:  # before it is copied, for which there may be no memory
+                Room(max_bytes).check(len(value))
             tree = value if kind in _ATOMS else (renderer or Renderer(max_bytes)).render(value)
             if renderer is not None:
                 return dumps(tree, renderer.not_finite), name

@@ -8,6 +8,7 @@ import json
 import math
 import threading
 import time
+import tracemalloc
 import types
 import uuid
 from collections.abc import Iterator
@@ -391,6 +392,12 @@ def test_a_value_over_the_bound_is_given_up_before_it_fills_the_memory() -> None
         encode(value, max_bytes=1 << 16)
     with pytest.raises(ReplyTooLarge):
         encode(range(10**12), max_bytes=1 << 16)
+    text = "x" * (1 << 20)
+    tracemalloc.start()
+    with pytest.raises(ReplyTooLarge):
+        encode(text, max_bytes=1 << 16)
+    assert tracemalloc.get_traced_memory()[1] < len(text)
+    tracemalloc.stop()
 
 
 def test_limits_of_the_interpreter_are_put_back() -> None:
