@@ -52,8 +52,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = set()
         for name, _ in pairs:
             if name in seen:
-                msg = f"the key {name[:100]!r} stands twice in one object"
-                raise InvalidRequest(msg)
+                msg = f"the member {name[:100]!r} is there twice"
+                raise InvalidRequest(msg, name[:100])
             seen.add(name)
     return members
 
