@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from runner import frames
@@ -178,12 +178,29 @@ class _InForm(msgspec.Struct, frozen=True):
     ms: float = 0.0
 
 
+class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of an OUTPUT frame. No other members: what says whose an event is, is put beside these."""
+
+    stdout: msgspec.Raw = msgspec.Raw()
+    stderr: msgspec.Raw = msgspec.Raw()
+
+
+class _Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of an ITEM frame."""
+
+    index: _Place
+    value: msgspec.Raw
+
+
 _FORWARDED: dict[int, type[Value | Raised | NotSerializable]] = {
     frames.VALUE: Value,
     frames.RAISED: Raised,
     frames.UNSERIALISABLE: NotSerializable,
 }
-_EVENTS = {frames.OUTPUT: "output", frames.ITEM: "item"}
+_EVENTS: Mapping[int, tuple[str, msgspec.json.Decoder[Any]]] = {
+    frames.OUTPUT: ("output", msgspec.json.Decoder(_Output)),
+    frames.ITEM: ("item", msgspec.json.Decoder(_Item)),
+}
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _hello = msgspec.json.Decoder(Hello)
 _exited = msgspec.json.Decoder(Exited)
@@ -240,11 +257,12 @@ def read_in_form(body: bytes, content: Content, asked: Collection[str]) -> InFor
 
 def read_event(kind: int, body: bytes) -> Event:
     """An event. Raises `Malformed`, also for one that is not on one line."""
-    _decode(_object, body)
+    name, decoder = _EVENTS[kind]
+    _decode(decoder, body)
     if b"\n" in body or b"\r" in body:
         msg = "an event is not on one line"
         raise Malformed(msg)
-    return Event(_EVENTS[kind], body)
+    return Event(name, body)
 
 
 def read_hello(body: bytes) -> Hello:

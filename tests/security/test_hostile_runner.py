@@ -264,12 +264,25 @@ async def test_content_that_is_not_what_it_must_be_ends_the_sandbox(
     assert isinstance(await replied(open_tmp_path, forms, kind, body, extra), Violation)
 
 
-@pytest.mark.parametrize("body", [b"[]", b'{"stdout":\n""}', b"{", b'{"stdout":"\xff"}'])
-async def test_an_event_that_is_no_json_object_on_one_line_ends_the_sandbox(body: bytes, open_tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (frames.OUTPUT, b"[]"),
+        (frames.OUTPUT, b'{"stdout":\n""}'),
+        (frames.OUTPUT, b"{"),
+        (frames.OUTPUT, b'{"stdout":"\xff"}'),
+        (frames.OUTPUT, b'{"stdout":"","pipe":0}'),  # as if another sandbox had printed it
+        (frames.ITEM, b'{"index":0,"value":1,"\\u0070ipe":0}'),
+        (frames.ITEM, b'{"index":0}'),
+    ],
+)
+async def test_an_event_that_is_not_what_it_must_be_ends_the_sandbox(
+    kind: int, body: bytes, open_tmp_path: Path
+) -> None:
     async with session(open_tmp_path) as (channel, _, _, worker):
         work = Work(frames.CALL, b"{}", frames.STREAM)
         calling = asyncio.create_task(channel.call(work, timeout_s=PATIENCE_S, events=Events()))
-        await worker.send_frame(frames.OUTPUT, body, call_id=(await worker.receive()).call_id)
+        await worker.send_frame(kind, body, call_id=(await worker.receive()).call_id)
         assert isinstance((await calling).reply, Violation)
         assert not channel.alive()
 
