@@ -205,6 +205,8 @@ class Connection(HttpToolsProtocol):
 
     def _begin(self) -> None:
         """Hand the request to the app, which takes its body as it comes; after those that came before it."""
+        if self.behind and self.transport.is_closing():
+            return  # one before it had the last reply: the parser keeps HTTP/1.0 connections open that ask for it
         url, parser = self.url, self.parser
         version = parser.get_http_version()
         target = _target(url) if len(url) < _SHORT_PATH_BYTES and b"?" not in url else _parsed(url)

@@ -174,6 +174,16 @@ async def test_who_wants_the_connection_closed_gets_that_too(crowded: Crowded) -
     assert not crowded.reached
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+async def test_nothing_is_served_behind_the_last_reply(crowded: Crowded, version: bytes) -> None:
+    option = "Connection: keep-alive" if version == b"HTTP/1.0" else "Connection: close"
+    last = crowded.call("ada", "r-1", option).replace(b"HTTP/1.1", version)
+    (reply,) = replies(await crowded.served.exchange(last + crowded.call("bob", "r-2")))
+    assert (reply[0], reply[1][b"connection"]) == (429, b"close")
+    (found,) = await crowded.asked(crowded.call("bob", "r-3"))  # whatever came before has reached the app by now
+    assert (found[0], crowded.reached) == (200, ["r-3"])
+
+
 @pytest.mark.parametrize(
     ("further", "status"),
     [
