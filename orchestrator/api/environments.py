@@ -71,7 +71,7 @@ def router(parts: Parts, operations: Operations) -> APIRouter:
     ) -> Response:
         """Builds the image the first time; the same set is never built twice. A client that leaves does not stop it."""
         body = await bodies.read(request, SetupBody, parts.settings)
-        streamed = progress.MEDIA_TYPE in request.headers.get("accept", "")
+        streamed = progress.MEDIA_TYPE in ",".join(request.headers.getlist("accept"))
         polled = not streamed and _prefers_async(request)
         begun = await Setup.begin(parts, principal, language, body, auth_s=auth_s)
         if streamed:

@@ -44,7 +44,7 @@ def request_id(scope: Scope) -> str:
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The request's headers by name; of several of one name, the last. Made once, by `Edge`."""
+    """The request's headers by name; several of one name are one list (RFC 9110, 5.3). Made once, by `Edge`."""
     headers: dict[bytes, bytes] = scope["state"]["headers"]
     return headers
 
@@ -77,7 +77,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        headers = dict(scope["headers"])
+        headers = _by_name(scope["headers"])
         id = self._request_id(headers)
         body = Body(receive, headers, self._max_body_bytes, self._held)
         scope.setdefault("state", {}).update(request_id=id, headers=headers, body=body)
@@ -109,7 +109,7 @@ class Edge:
     ) -> Rendered | None:
         """The reply to a request that `judge` refuses for its head; None: `__call__` is to deal with it."""
         started = perf_counter()
-        headers = dict(scope["headers"])
+        headers = _by_name(scope["headers"])
         try:
             self._check_head(scope, headers)
         except KodouError:
@@ -266,6 +266,16 @@ class Body:
     def _over(self) -> PayloadTooLarge:
         msg = f"the body is over the limit of {self._limit} bytes"
         return PayloadTooLarge(msg, limit_bytes=self._limit)
+
+
+def _by_name(lines: Sequence[Header]) -> dict[bytes, bytes]:
+    headers = dict(lines)
+    if len(headers) < len(lines):  # hardly ever
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in lines:
+            found.setdefault(name, []).append(value)
+        headers = {name: b", ".join(values) for name, values in found.items()}
+    return headers
 
 
 def _route(scope: Scope) -> str:

@@ -293,6 +293,13 @@ async def test_two_sessions_are_refused(api: Any) -> None:
     assert not api.sessions.calls
 
 
+async def test_accept_headers_of_several_lines_are_one_list(api: Any) -> None:
+    lines = [("Accept", "image/png;q=0.5"), ("Accept", "text/csv"), ("Accept", "application/json;q=0.1")]
+    headers = httpx.Headers([*(await api.bearer()).items(), *lines])
+    assert (await api.client.post(URL, json=CALL, headers=headers)).status_code == 200
+    assert api.sessions.work[-1].forms == ("csv", "png", "json")
+
+
 async def test_the_accept_header_chooses_the_forms_of_the_reply(api: Any) -> None:
     for accept in ("*/*", "application/json; profile=nonfinite", "image/png, application/json;q=0.5"):
         assert (await post(api, CALL, {"Accept": accept})).status_code == 200

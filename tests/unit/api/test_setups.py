@@ -237,6 +237,12 @@ async def test_the_stream_tells_progress_and_ends_with_the_reply(api: Any) -> No
     assert told[-1][1]["return"]["value"] == told[-1][1]["sessionid"]
 
 
+async def test_a_stream_may_be_asked_for_in_any_line_of_several(api: Any) -> None:
+    lines = [*(await api.bearer()).items(), ("Accept", "application/json;q=0.1"), *STREAM.items()]
+    reply = await api.client.post(URL, json={}, headers=httpx.Headers(lines))
+    assert reply.headers["content-type"].startswith("text/event-stream")
+
+
 async def test_the_stream_ends_with_the_problem_of_a_build_that_fails(api: Any) -> None:
     api.environments.build = api.build(error=DependencyUnresolvable("no versions of nmpy"))
     reply = await post(api, **STREAM, **{"X-Request-ID": "r-5"})
