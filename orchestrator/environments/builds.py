@@ -142,7 +142,7 @@ class Environments:
         self._check_open()
         interpreter = exact(document.python, await self.offered(language))
         if document.language != language:
-            msg = f"is of another language than {language}"
+            msg = f"lock.language: is another than {language}"
             raise InvalidRequest(msg, field="lock.language")
         document.check_base(interpreter)
         id = id_of(document.files, interpreter.digest, interpreter.version, interpreter.platform)

@@ -5,7 +5,6 @@ back from clients, so it is hostile: names, versions and hashes are checked here
 index. Pure.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,14 +54,14 @@ class LockDocument:
         """
         packages: Sequence[Mapping[str, str]] = members["packages"]
         files = [_file(package, f"lock.packages[{position}]") for position, package in enumerate(packages)]
-        twice = [name for name, count in Counter(file.name for file in files).items() if count > 1]
-        if twice:
-            msg = f"{twice[0]} is there twice"
-            raise InvalidRequest(msg, field="lock.packages")
+        seen: set[str] = set()
+        for position, file in enumerate(files):
+            if file.name in seen:
+                raise _unfit(f"lock.packages[{position}].name", f"{file.name} is there twice")
+            seen.add(file.name)
         files.sort(key=lambda file: file.name)
         if members["id"] != id_of(files, members["built_on"], members["python"], members["platform"]):
-            msg = "the id is not that of the lock's packages and interpreter: the lock was changed"
-            raise InvalidRequest(msg, field="lock.id")
+            raise _unfit("lock.id", "is not that of the lock's packages and interpreter: the lock was changed")
         return cls(
             environment_id=members["id"],
             language=members["language"],
@@ -84,8 +83,7 @@ class LockDocument:
             ("runner", self.runner, interpreter.runner),
         ):
             if stated != known:
-                msg = f"is not the {member} of what the lock says to be built on: the lock was changed"
-                raise InvalidRequest(msg, field=f"lock.{member}")
+                raise _unfit(f"lock.{member}", "is not that of what the lock says to be built on: the lock was changed")
 
     def members(self) -> dict[str, object]:
         return {
@@ -108,19 +106,20 @@ class LockDocument:
 def _file(package: Mapping[str, str], field: str) -> LockedFile:
     name, version, filename, sha256 = (package[each] for each in ("name", "version", "filename", "sha256"))
     if SHA256.fullmatch(sha256) is None:
-        msg = "must be 64 hexadecimal digits in lower case"
-        raise InvalidRequest(msg, field=f"{field}.sha256")
+        raise _unfit(f"{field}.sha256", "must be 64 hexadecimal digits in lower case")
     try:
         stated_name, stated_version = named(filename)
     except UnfitLock as exc:
-        raise InvalidRequest(ascii(str(exc))[1:-1], field=f"{field}.filename") from exc
+        raise _unfit(f"{field}.filename", ascii(str(exc))[1:-1]) from exc
     if not name.isascii() or canonicalize_name(name) != name or stated_name != name:
-        msg = "is not the normalised name in the file's name"
-        raise InvalidRequest(msg, field=f"{field}.name")
+        raise _unfit(f"{field}.name", "is not the normalised name in the file's name")
     if not _is_written(version, stated_version):
-        msg = "is not the normalised version in the file's name"
-        raise InvalidRequest(msg, field=f"{field}.version")
+        raise _unfit(f"{field}.version", "is not the normalised version in the file's name")
     return LockedFile(name, version, filename, "", sha256, None, is_sdist=not filename.endswith(".whl"))
+
+
+def _unfit(member: str, wrong: str) -> InvalidRequest:
+    return InvalidRequest(f"{member}: {wrong}", field=member)  # as of members of the wrong kind
 
 
 def _is_written(text: str, version: Version) -> bool:

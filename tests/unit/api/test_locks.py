@@ -93,7 +93,7 @@ async def test_members_with_their_defaults_ask_for_nothing(api: Any) -> None:
         (lock(packages=[{**lock()["packages"][0], "url": "https://evil.example"}]), "lock.packages[0].url"),
         (lock(packages=[{**lock()["packages"][0], "sha256": "a"}]), "lock.packages[0].sha256"),
         (lock(packages=[{**lock()["packages"][0], "filename": "../x.whl"}]), "lock.packages[0].filename"),
-        (lock(packages=lock()["packages"] * 2), "lock.packages"),
+        (lock(packages=lock()["packages"] * 2), "lock.packages[1].name"),
         (lock(packages=lock()["packages"] * 2001), "lock.packages"),
         (lock(packages=[]), "lock.id"),
         ({"lock": lock(), "surplus": 1}, "lock"),
@@ -107,6 +107,7 @@ async def test_a_lock_that_is_none_or_was_changed_is_refused_naming_the_member(
 ) -> None:
     reply = await post(api, {"lock": given})
     assert (reply.status_code, reply.json()["code"], reply.json()["field"]) == (422, "invalid_request", field)
+    assert reply.json()["detail"].startswith(f"{field}: ")
     assert not api.environments.remade
 
 

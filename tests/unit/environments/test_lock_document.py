@@ -31,6 +31,7 @@ def document(packages: dict[str, str]) -> LockDocument:
 def refusal(members: dict[str, Any]) -> str | None:
     with pytest.raises(InvalidRequest) as refused:
         LockDocument.read(members)
+    assert refused.value.detail.startswith(f"{refused.value.field}: ")
     return refused.value.field
 
 
@@ -108,7 +109,7 @@ def test_a_package_that_is_no_plain_file_of_the_index_is_refused_naming_the_memb
 
 def test_a_package_may_be_there_once() -> None:
     members: Any = document({"a": "1"}).members()
-    assert refusal({**members, "packages": members["packages"] * 2}) == "lock.packages"
+    assert refusal({**members, "packages": members["packages"] * 2}) == "lock.packages[1].name"
 
 
 @pytest.mark.parametrize("member", ["id", "python", "platform", "built_on"])
