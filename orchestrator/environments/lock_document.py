@@ -7,7 +7,7 @@ index. Pure.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -57,11 +57,11 @@ class LockDocument:
         seen: set[str] = set()
         for position, file in enumerate(files):
             if file.name in seen:
-                raise _unfit(f"lock.packages[{position}].name", f"{file.name} is there twice")
+                _refuse(f"lock.packages[{position}].name", f"{file.name} is there twice")
             seen.add(file.name)
         files.sort(key=lambda file: file.name)
         if members["id"] != id_of(files, members["built_on"], members["python"], members["platform"]):
-            raise _unfit("lock.id", "is not that of the lock's packages and interpreter: the lock was changed")
+            _refuse("lock.id", "is not that of the lock's packages and interpreter: the lock was changed")
         return cls(
             environment_id=members["id"],
             language=members["language"],
@@ -83,7 +83,7 @@ class LockDocument:
             ("runner", self.runner, interpreter.runner),
         ):
             if stated != known:
-                raise _unfit(f"lock.{member}", "is not that of what the lock says to be built on: the lock was changed")
+                _refuse(f"lock.{member}", "is not that of what the lock says to be built on: the lock was changed")
 
     def members(self) -> dict[str, object]:
         return {
@@ -106,20 +106,21 @@ class LockDocument:
 def _file(package: Mapping[str, str], field: str) -> LockedFile:
     name, version, filename, sha256 = (package[each] for each in ("name", "version", "filename", "sha256"))
     if SHA256.fullmatch(sha256) is None:
-        raise _unfit(f"{field}.sha256", "must be 64 hexadecimal digits in lower case")
+        _refuse(f"{field}.sha256", "must be 64 hexadecimal digits in lower case")
     try:
         stated_name, stated_version = named(filename)
     except UnfitLock as exc:
-        raise _unfit(f"{field}.filename", ascii(str(exc))[1:-1]) from exc
+        _refuse(f"{field}.filename", ascii(str(exc))[1:-1])
     if not name.isascii() or canonicalize_name(name) != name or stated_name != name:
-        raise _unfit(f"{field}.name", "is not the normalised name in the file's name")
+        _refuse(f"{field}.name", "is not the normalised name in the file's name")
     if not _is_written(version, stated_version):
-        raise _unfit(f"{field}.version", "is not the normalised version in the file's name")
+        _refuse(f"{field}.version", "is not the normalised version in the file's name")
     return LockedFile(name, version, filename, "", sha256, None, is_sdist=not filename.endswith(".whl"))
 
 
-def _unfit(member: str, wrong: str) -> InvalidRequest:
-    return InvalidRequest(f"{member}: {wrong}", field=member)  # as of members of the wrong kind
+def _refuse(member: str, wrong: str) -> NoReturn:
+    msg = f"{member}: {wrong}"  # as members of the wrong kind are told
+    raise InvalidRequest(msg, field=member)
 
 
 def _is_written(text: str, version: Version) -> bool:
