@@ -72,6 +72,7 @@ class Connections:
         self._least_generation = 0
         self._most = 2 if link.reopened else 1  # an earlier server's worker may be there; a new one comes after CONFIG
         self._events = 0
+        self._ends = 0  # of workers, as far as reported
         self._preloading = False
         self._closed = False
         self._look_out()
@@ -90,14 +91,15 @@ class Connections:
             self._control.tell(frames.CONFIG, config)
 
     def restart(self) -> None:
-        """Have everything in the sandbox but the supervisor killed; only a fresh worker is accepted then."""
+        """Have everything in the sandbox but the supervisor killed; only a fresh worker is accepted then. One that the
+        supervisor has forked by itself by now is fresh, and may have its first call already when it reads this."""
         self.drop_worker()
         # Whoever connected before is about to be killed.
         self._link.refuse_waiting()
         for peer in [peer for peer in self._peers if peer is not self._control]:
             peer.abort()
         if self._control is not None:
-            self._control.tell(frames.RESTART)
+            self._control.tell(frames.RESTART, b'{"ends": %d}' % self._ends)
 
     def drop_worker(self) -> None:
         """Close the worker's connection, so that nothing more is heard of it, and wait for a fresh worker."""
@@ -180,6 +182,7 @@ class Connections:
                 self._owner.preloaded(read_preloaded(body))
             elif peer is self._control:
                 self._count_event()
+                self._ends += 1
                 self._caller.worker_exited(read_exited(body))
             else:
                 self._greeted(peer, body)

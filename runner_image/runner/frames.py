@@ -8,7 +8,8 @@ made by the orchestrator, and comes back on every frame that belongs to that req
 
 Two connections to one Unix socket, on which the orchestrator listens:
 - *control*, from the supervisor (process 1): HELLO {"role": "supervisor", "protocol", "runner", "python", "pid"} at once;
-  the orchestrator answers CONFIG; then RESTART (kill every other process, fork a fresh worker) and STOP may come. Before
+  the orchestrator answers CONFIG; then RESTART (kill every other process, fork a fresh worker) and STOP may come. RESTART
+  {"ends": n} says how many EXITED have come over this connection: where more were sent, that has happened meanwhile. Before
   each fresh worker the supervisor reports the end of the one before: EXITED {"code": int|null, "signal": int|null, "stage"?,
   "item"?}, without code and signal after RESTART. `stage` and `item` say where in a COMPOSE it was, counted from 0.
   Before CONFIG, PRELOAD {"distributions": [name, …]} may come, for a sandbox that waits for its session; once their modules

@@ -87,6 +87,7 @@ class Supervisor:
 
     def _use(self, control: socket) -> None:
         self._control = control
+        self._ends = 0  # of workers, reported over this connection
         self._poll.register(control.fileno(), select.POLLIN)
 
     def _disconnect(self, control: socket) -> None:
@@ -146,7 +147,9 @@ class Supervisor:
         elif frame.kind == frames.PRELOAD:
             self._preload(json.loads(frame.body))
         elif frame.kind == frames.RESTART:
-            self._restart()
+            known = json.loads(frame.body)["ends"] if frame.body else self._ends
+            if known == self._ends:  # else the worker that is meant has ended by itself, and all that it left
+                self._restart()
         elif frame.kind == frames.STOP:
             self._end()
 
@@ -198,6 +201,7 @@ class Supervisor:
 
     def _report(self, code: int | None = None, number: int | None = None) -> None:
         """The worker's end, before there is another: its exit code or signal, unless it was killed here, and where it was."""
+        self._ends += 1
         self._send(frames.encode_json(frames.EXITED, {"code": code, "signal": number, **self._place.take()}))
 
     def _start_worker(self, config: dict[str, Any]) -> None:

@@ -384,6 +384,19 @@ def test_restart_ends_an_endless_loop(user: Orchestrator) -> None:
     assert user.value("abs", -1) == 1
 
 
+def test_restart_spares_a_worker_that_took_the_place_of_the_one_that_is_meant(user: Orchestrator) -> None:
+    user.send({"namepath": "os._exit", "args": [3]})
+    assert user.report() == {"code": 3, "signal": None}
+    assert user.accept_worker()["generation"] == 2
+    user.tell(frames.RESTART, b'{"ends": 0}')  # sent before the report had come
+    user.send({"namepath": "os._exit", "args": [4]})
+    assert user.report() == {"code": 4, "signal": None}
+    assert user.accept_worker()["generation"] == 3
+    user.tell(frames.RESTART, b'{"ends": 2}')
+    assert user.report() == {"code": None, "signal": None}
+    assert user.accept_worker()["generation"] == 4
+
+
 @pytest.mark.parametrize(
     ("source", "report"),
     [

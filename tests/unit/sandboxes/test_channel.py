@@ -341,6 +341,26 @@ async def test_what_a_worker_said_before_it_died_counts(open_tmp_path: Path, mon
         assert channel.alive()
 
 
+async def test_a_worker_that_ended_by_itself_at_the_deadline_is_told_from_the_one_that_takes_the_next_call(
+    open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "_RESTART_S", NEVER_S)
+    async with session(open_tmp_path) as (channel, runner, control, worker):
+        for ends in range(2):
+            overdue = start(channel, timeout_s=0.05)
+            await worker.receive()
+            restart = await control.receive()
+            assert (restart.kind, json.loads(restart.body)) == (frames.RESTART, {"ends": ends})
+            await control.send_frame(
+                frames.EXITED, EXITED_9
+            )  # it was on its way: to the supervisor this worker is gone
+            worker = await runner.worker()
+            assert isinstance(await overdue, TimedOut)
+            following = start(channel)
+            await answer(worker)
+            assert await following == Value(VALUE)
+
+
 async def test_an_end_that_nobody_reports_is_made_sure_of(open_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls_module, "_EXITED_S", 0.05)
     async with session(open_tmp_path) as (channel, runner, control, worker):
