@@ -30,7 +30,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 async def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[socket.socket]:
     """Where one worker process answers, and another in its place."""
-    monkeypatch.setattr(supervision, "ASK_S", 0.5)
+    monkeypatch.setattr(supervision, "ASK_S", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         workers = Workers(app, admit, listener, Settings(data_dir=tmp_path, workers=1))
         await workers.start()
