@@ -17,6 +17,10 @@ _BYTES = (bytes, bytearray, memoryview)
 # Fewer cost less within the JSON than as a file of their own, of which a request may have only so many.
 INLINE_BYTES = 1024
 
+# Far more than a server takes, and less than Python does.
+MAX_DEPTH = 200
+_SHOWN_KEYS = 8
+
 Where = tuple[Any, ...]
 
 
@@ -37,6 +41,9 @@ class Arguments:
         """
         if type(value) in _ATOMS:
             return value
+        if len(where) > MAX_DEPTH:
+            msg = f"it holds itself, or is nested more than {MAX_DEPTH} deep"
+            raise refused(msg, where)
         if isinstance(value, (list, tuple)):
             return self.items(value, where)
         if isinstance(value, dict):
@@ -97,7 +104,8 @@ def refused(reason: str, where: Where) -> TypeError:
     if not where:
         return TypeError(reason)
     first, *rest = where
-    return TypeError(f"{first}{''.join(f'[{key!r}]' for key in rest)}: {reason}")
+    shown = "".join(f"[{key!r}]" for key in rest[:_SHOWN_KEYS])
+    return TypeError(f"{first}{shown}{'…' if len(rest) > _SHOWN_KEYS else ''}: {reason}")
 
 
 def _reason(value: Any) -> str:

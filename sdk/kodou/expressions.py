@@ -211,14 +211,23 @@ def shown(value: Any) -> str:
 
 
 def evaluables(value: Any) -> Iterator[Evaluable]:
-    """Those in a value, outermost first; not what is inside them."""
-    if isinstance(value, Evaluable):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        items = value.values() if isinstance(value, dict) else value
-        if not _ATOMS.issuperset(map(type, items)):
-            for item in items:
-                yield from evaluables(item)
+    """Those in a value, in their order; not what is inside them. A value that holds itself is left for `Arguments` to refuse."""
+    levels: list[tuple[int, Iterator[Any]]] = [(0, iter((value,)))]
+    within: set[int] = set()  # identities of what is being looked at
+    while levels:
+        inside, items = levels[-1]
+        for item in items:
+            if isinstance(item, Evaluable):
+                yield item
+            elif isinstance(item, (list, tuple, dict)) and id(item) not in within:
+                inner = item.values() if isinstance(item, dict) else item
+                if not _ATOMS.issuperset(map(type, inner)):
+                    within.add(id(item))
+                    levels.append((id(item), iter(inner)))
+                    break
+        else:
+            levels.pop()
+            within.discard(inside)
 
 
 def use(value: Evaluable) -> None:

@@ -82,18 +82,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class Output:
-    """A piece of what a call prints. `stream` is "stdout" or "stderr"."""
+    """A piece of what a call prints. `stream` is "stdout" or "stderr". Over several sandboxes, `pipe` and `stage` say where."""
 
     text: str
     stream: str = "stdout"
+    pipe: int | None = None
+    stage: int | None = None
 
 
 @dataclass(frozen=True)
 class Item:
-    """One item of the iterator that a call gives, as it came. `index` counts from 0."""
+    """One item of the iterator that a call gives, as it came. `index` counts from 0; `pipe`, `stage`: as of an `Output`."""
 
     index: int
     value: Any
+    pipe: int | None = None
+    stage: int | None = None
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def read_closed(response: Response) -> None:
 
 
 def _accepted(response: Response) -> dict[str, Any]:
-    return checked(read_object(response.body, response.status), response)
+    return checked(read_body(response), response)
 
 
 def checked(members: dict[str, Any], response: Response) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def checked(members: dict[str, Any], response: Response) -> dict[str, Any]:
 def problem(response: Response) -> KodouError | None:
     """The error that a response tells of, if it does."""
     try:
-        return _error(read_object(response.body, response.status), response)
+        return _error(read_body(response), response)
     except BadReply as exc:
         return exc
 
@@ -162,13 +162,24 @@ def _error(members: dict[str, Any], response: Response) -> KodouError | None:
     return failure(members, response.status, response.headers.get("x-request-id"))
 
 
-def read_object(text: bytes | str, status: int) -> dict[str, Any]:
+def read_body(response: Response) -> dict[str, Any]:
+    """A response's body as a JSON object. Raises `BadReply`, which tells what else it is."""
+    content_type = response.headers.get("content-type", "no content type")[:MAX_SHOWN]
+    hint = f" ({content_type}); is KODOU_URL, or `url`, a kodou server's address?"
+    if 300 <= response.status < 400:
+        to = response.headers.get("location", "nowhere")[:MAX_SHOWN]
+        msg = f"the server's reply (status {response.status}) leads to {to}{hint}"
+        raise BadReply(msg, status=response.status)
+    return read_object(response.body, response.status, hint)
+
+
+def read_object(text: bytes | str, status: int, hint: str = "") -> dict[str, Any]:
     """A body or an event's data as a JSON object. Raises `BadReply`, which quotes the beginning of what it is instead."""
     try:
         members = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
         shown = text[:MAX_SHOWN] if isinstance(text, str) else text[:MAX_SHOWN].decode("utf-8", "replace")
-        msg = f"the server's reply (status {status}) is not JSON: {shown!r}"
+        msg = f"the server's reply (status {status}) is not JSON: {shown!r}{hint}"
         raise BadReply(msg, status=status) from exc
     except ValueError as exc:  # an integer of more digits than Python reads
         msg = f"the server's reply cannot be read here: {exc}"

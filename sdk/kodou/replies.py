@@ -7,7 +7,7 @@ from dataclasses import replace
 from kodou import multipart
 from kodou.libraries import installed
 from kodou.messages import JSON, Reply, Response
-from kodou.protocol import checked, read_object, read_reply
+from kodou.protocol import checked, read_body, read_reply
 from kodou.values import Values
 
 
@@ -18,6 +18,6 @@ def accepted() -> str:
 
 def read_value(response: Response) -> Reply:
     """As `protocol.read_call`, with tags turned into bytes, arrays, frames and images."""
-    members = checked(read_object(response.body, response.status), response)
+    members = checked(read_body(response), response)
     reply = read_reply(members, response.headers, response.status)
     return replace(reply, value=Values(response.files).decode(reply.value))

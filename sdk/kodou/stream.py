@@ -121,13 +121,14 @@ class CallReader:
     def _told(
         self, event: Event, members: dict[str, Any], headers: Mapping[str, str]
     ) -> Iterator[Output | Item | Reply]:
+        place = {name: members[name] for name in ("pipe", "stage") if name in members}
         if event.name == "output":
-            yield from (Output(str(members[name]), name) for name in ("stdout", "stderr") if name in members)
+            yield from (Output(str(members[name]), name, **place) for name in ("stdout", "stderr") if name in members)
         elif event.name == "item":
             if not isinstance(members.get("index"), int) or "value" not in members:
                 msg = "the server's stream has an item without its index and value"
                 raise BadReply(msg)
-            yield Item(members["index"], self._values.decode(members["value"]))
+            yield Item(members["index"], self._values.decode(members["value"]), **place)
         else:
             reply = read_reply(checked(members, Response(200, headers, b"")), headers)
             yield replace(reply, value=self._values.decode(reply.value))

@@ -44,10 +44,15 @@ def _names_kept(text: Any) -> bool:
 
 
 def dumps(tree: Any) -> bytes:
-    """A tree of what JSON holds, as that; numbers that are not finite as tags. Raises as `json.dumps`."""
-    with suppress(ValueError):
-        return _dumps(tree)
-    return _dumps(_tagged(tree))  # rare, so looked for only now
+    """A tree of what JSON holds, as that; numbers that are not finite as tags. Raises as `json.dumps`: `TypeError`;
+    `ValueError`: a tree that holds itself, or is too deep."""
+    try:
+        with suppress(ValueError):
+            return _dumps(tree)
+        return _dumps(_tagged(tree))  # rare, so looked for only now
+    except RecursionError:
+        msg = "an argument holds itself, or is nested too deeply"
+        raise ValueError(msg) from None
 
 
 def _dumps(tree: Any) -> bytes:

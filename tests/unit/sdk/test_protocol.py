@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kodou import KodouError, Reply, step
+from kodou import KodouError, Reply, protocol, step
 from kodou.errors import (
     BadReply,
     BuildFailed,
@@ -249,3 +249,21 @@ def test_whatever_json_comes_back_is_a_value_or_an_error_of_ours(status: int, me
 def test_whatever_bytes_come_back_are_an_error_of_ours(status: int, body: bytes) -> None:
     with pytest.raises(KodouError):
         read_setup(Response(status, {}, body))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "told"),
+    [
+        (302, {"location": "https://login", "content-type": "text/html"}, b"", ["302", "https://login", "text/html"]),
+        (301, {"content-type": "application/json"}, b"{}", ["301", "application/json"]),
+        (200, {"content-type": "text/html"}, b"<html>", ["200", "text/html", "<html>"]),
+        (502, {}, b"Bad gateway", ["502", "no content type", "Bad gateway"]),
+    ],
+)
+def test_what_is_no_kodou_server_is_told_as_what_came(
+    status: int, headers: dict[str, str], body: bytes, told: list[str]
+) -> None:
+    with pytest.raises(BadReply) as caught:
+        protocol.read_call(Response(status, headers, body))
+    assert all(part in str(caught.value) for part in [*told, "KODOU_URL"])
+    assert caught.value.status == status

@@ -119,3 +119,10 @@ def test_a_stream_that_ends_before_its_result_is_an_error(env: kodou.Environment
     loopback.answers = [streamed(event("output", {"stdout": "x"}))]
     with pytest.raises(BadReply, match="not known"):
         list(env.print("x").stream())
+
+
+def test_what_several_sandboxes_tell_has_its_place() -> None:
+    told = CallReader().feed(
+        event("output", {"pipe": 1, "stage": 2, "stderr": "x"}) + event("item", {"pipe": 1, "index": 0, "value": 3}), {}
+    )
+    assert list(told) == [Output("x", "stderr", pipe=1, stage=2), Item(0, 3, pipe=1)]

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from kodou import libraries
+from kodou import libraries, tags
 from kodou.values import Values
 
 from tests.unit.sdk.loopback import Loopback
@@ -292,3 +292,33 @@ def test_libraries_are_looked_for_without_importing_them() -> None:
     assert libraries.installed("numpy")
     assert not libraries.installed("no_such_library")
     assert libraries.library("no_such_library") is None
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda items: [items], lambda items: {"a": items}, lambda items: {"a": items, "b": b"x"}]
+)
+def test_what_holds_itself_is_told_as_that_with_its_place(env: kodou.Environment, wrapped: Any) -> None:
+    circle: list[Any] = [1, b"x"]
+    circle.append(wrapped(circle))
+    with pytest.raises(TypeError, match=r"^len\[0\]\[2\]\[.*…: it holds itself, or is nested more than 200 deep$"):
+        env.len(circle).value()
+    deep: Any = b""
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(TypeError, match="holds itself, or is nested"):
+        env.len(deep).value()
+    while deep:  # or its end would be too deep for Python
+        deep = deep.pop()
+
+
+def test_a_request_that_holds_itself_is_refused() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for tree in (circle, deep):
+        with pytest.raises(ValueError, match="holds itself"):
+            tags.dumps({"a": tree})
+    while deep:
+        deep = deep.pop()
