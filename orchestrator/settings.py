@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         1024**3, ge=1024, le=2**32 - 2**24, description="Largest request body that comes with files."
     )
     max_upload_parts: int = Field(
-        256, ge=1, description="Parts of a request that comes with files, files for the most."
+        10_000, ge=1, description="Parts of a request that comes with files, files for the most."
     )
     max_spooled_bytes: int = Field(
         8 * 1024**3, ge=1024, description="Files of all requests under way that lie on disk, all together; more: 503."

@@ -27,9 +27,14 @@ if TYPE_CHECKING:
 MEDIA_TYPE = b"multipart/form-data"
 CALL = "call"
 
+# A form of more parts than this is taken apart in turns of so many bytes, as parts cost more time than what is in them.
+_MANY_PARTS = 64
+_TURN_BYTES = 8 * 1024
 # Of each part, and of all; past it a part goes to the file, in pieces of the first size.
 _PART_BYTES = 1024 * 1024
 _FORM_BYTES = 16 * 1024 * 1024
+# Of a part besides its bytes, until its request is done with.
+_OF_A_PART_BYTES = 1024
 _NAME_CHARACTERS = 200
 # Of a form and of each part: to take one apart takes time that grows with its square.
 _HEADER_BYTES = 2048
@@ -55,10 +60,16 @@ class Uploads:
         # Apart from the form: neither may keep the other, and files, from going when they are done with.
         parser = MultipartParser(_boundary(headers_of(scope)), form.callbacks(), max_header_size=_HEADER_BYTES)
         async for chunk in parsing.chunks(receive):
-            form.feed(parser, chunk)
-            if form.overflows:
-                await asyncio.to_thread(form.spill)
-            body.hold(form.held)
+            begin = 0
+            while begin < len(chunk):
+                end = begin + (_TURN_BYTES if form.count > _MANY_PARTS else len(chunk))
+                form.feed(parser, chunk[begin:end])
+                if form.overflows:
+                    await asyncio.to_thread(form.spill)
+                body.hold(form.held)
+                begin = end
+                if begin < len(chunk):
+                    await asyncio.sleep(0)
         return await asyncio.to_thread(form.ended)
 
 
@@ -66,7 +77,6 @@ class _Part:
     """One part: what has come of it, in memory or else in the form's file."""
 
     def __init__(self) -> None:
-        self.headers: dict[bytes, bytes] = {}
         self.name = ""
         self.size = 0
         self.data = bytearray()
@@ -84,7 +94,8 @@ class _Form:
         self._file_size = 0  # with that
         self._parts: dict[str, _Part] = {}
         self._part = _Part()
-        self._count = 0
+        self._headers: dict[bytes, bytes] = {}  # of that part
+        self.count = 0
         self._header = b""
         self._value = b""
         self._complete = False
@@ -100,7 +111,7 @@ class _Form:
         try:
             parser.write(chunk)
         except FormParserError as exc:
-            msg = f"the body is not multipart/form-data: in or after part {self._count} it is not as its boundary says"
+            msg = f"the body is not multipart/form-data: in or after part {self.count} it is not as its boundary says"
             raise MalformedRequest(msg) from exc
 
     def spill(self) -> None:
@@ -140,11 +151,13 @@ class _Form:
         }
 
     def _begin(self) -> None:
-        self._count += 1
-        if self._count > self._settings.max_upload_parts:
+        self.count += 1
+        if self.count > self._settings.max_upload_parts:
             msg = f"the form has more than {self._settings.max_upload_parts} parts"
             raise InvalidRequest(msg)
+        self.held += _OF_A_PART_BYTES
         self._part = _Part()
+        self._headers.clear()
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -153,16 +166,16 @@ class _Form:
         self._value += data[start:end]
 
     def _header_end(self) -> None:
-        self._part.headers[self._header.lower()] = self._value
+        self._headers[self._header.lower()] = self._value
         self._header = self._value = b""
 
     def _named(self) -> None:
         part = self._part
-        part.name = self._name(part.headers)
+        part.name = self._name(self._headers)
         if part.name in self._parts:
             msg = "there is more than one part of that name"
             raise InvalidRequest(msg, field=part.name)
-        if part.headers.get(b"content-transfer-encoding", b"").strip().lower() not in _AS_IT_IS:
+        if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _AS_IT_IS:
             msg = "a part with a Content-Transfer-Encoding is not accepted: send its bytes as they are"
             raise InvalidRequest(msg, field=part.name)
         self._parts[part.name] = part
@@ -174,7 +187,7 @@ class _Form:
         except UnicodeDecodeError:
             name = ""
         if not 0 < len(name) <= _NAME_CHARACTERS:
-            msg = f"part {self._count} has no name of 1 to {_NAME_CHARACTERS} characters in UTF-8"
+            msg = f"part {self.count} has no name of 1 to {_NAME_CHARACTERS} characters in UTF-8"
             raise MalformedRequest(msg)
         return name
 

@@ -27,6 +27,7 @@ from orchestrator.sandboxes.replies import (
     read_reply,
 )
 from orchestrator.sandboxes.wire import Peer
+from orchestrator.sandboxes.work import send
 
 # What a reply may hold beside its value and output: a traceback, a type, timing.
 _REPLY_SLACK_BYTES = 256 * 1024
@@ -143,8 +144,7 @@ class Calls:
 
     async def _send_files(self, call: Call, worker: Peer) -> None:
         try:
-            for file in call.work.files:
-                await file.send(worker.send_piece)
+            await send(call.work.files, worker.send_piece)
         except (OSError, EOFError):
             self._end("a file of a request could not be read")
 

@@ -1,5 +1,6 @@
 """Calls with files: taken in whatever pieces they come, bounded in every direction, and nothing of them left behind."""
 
+import asyncio
 import contextlib
 import gc
 import json
@@ -17,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from orchestrator.api import multipart, spool
 from orchestrator.api.middleware import Body, HeldBytes
-from orchestrator.errors import InvalidRequest, SpoolFull
+from orchestrator.errors import InvalidRequest, SpoolFull, Unavailable
 from orchestrator.sandboxes.work import File
 from orchestrator.settings import Settings
 
@@ -267,6 +268,20 @@ async def test_too_many_parts_are_refused(make_api: Any) -> None:
     reply = await post(api, form(call(), ("a", b""), ("b", b""), ("c", b"")))
     assert (reply.status_code, reply.json()["code"]) == (422, "invalid_request")
     assert "3" in reply.json()["detail"]
+
+
+async def test_many_small_parts_let_others_run_and_are_counted(tmp_path: Path) -> None:
+    """Each takes more time and memory than its bytes do."""
+    sent = {f"f{number}": b"x" for number in range(5000)}
+    running = asyncio.create_task(take([form(call(), *sent.items())], Settings(data_dir=tmp_path)))
+    turns = 0
+    while not running.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 20
+    assert contents((await running)[1]) == sent
+    with pytest.raises(Unavailable):
+        await take([form(call(), *sent.items())], Settings(data_dir=tmp_path), HeldBytes(2 * MIB))
 
 
 async def test_all_files_on_disk_have_one_bound_and_make_room_when_they_go(make_api: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from orchestrator.sandboxes.events import Event, Events
 from orchestrator.sandboxes.incoming import Incoming
 from orchestrator.sandboxes.replies import InForm, NotSerializable, Typed, Value, Violation
 from orchestrator.sandboxes.socket_channel import SocketChannel
-from orchestrator.sandboxes.work import File, Run, Work
+from orchestrator.sandboxes.work import File, Run, Work, send
 from tests.security.fake_runner import PATIENCE_S, VALUE, reply_of, session
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +48,23 @@ async def whole(read: content.Content) -> bytes:
 
 
 # --- files of a request ---
+
+
+async def test_small_files_are_written_together_and_in_their_order() -> None:
+    files = [File(f"f{i}", 1000, bytes([i % 256]) * 1000) for i in range(1000)]
+    files[500] = File("f500", 2 * MB, BytesIO(b"x" * 2 * MB))
+    files[501] = File("f501", 0, b"")
+    written: list[bytes] = []
+
+    async def write(piece: bytes) -> None:
+        written.append(piece)
+
+    await send(files, write)
+    assert b"".join(written) == b"".join(
+        f.source if isinstance(f.source, bytes) else f.source.getvalue() for f in files
+    )  # type: ignore[attr-defined]
+    assert len(written) < 25
+    assert max(map(len, written)) <= 1 * MB + 65 * 1024
 
 
 async def test_files_go_to_the_runner_behind_their_names(open_tmp_path: Path) -> None:
