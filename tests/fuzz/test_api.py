@@ -12,8 +12,9 @@ _SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 _HOOKS = Path(__file__).with_name("hooks.py")
 _EXAMPLES = 8  # of each operation, in CI
 _SCENARIOS = 40  # of requests that follow from one another
-_SESSIONS = 5  # that are there from the start; some requests end one
-_PATIENCE_S = 240
+_SESSIONS = 5  # that are there from the start
+_RUN_S = 100  # in CI; what is not asked by then is left out
+_PATIENCE_S = 270
 _CONFIG = """
 color = false
 request-timeout = 60.0
@@ -37,6 +38,7 @@ generation.max-examples = {scenarios}
 # Or hardly a call would find a function and a session, and hardly a setup an interpreter.
 [dictionaries]
 sessions = {{ values = {sessions} }}
+ended = {{ values = {ended} }}
 languages = {{ values = ["python"] }}
 functions = {{ values = ["os.getpid", "platform.python_version", "dict", "time.time"] }}
 versions = {{ values = ["3"] }}
@@ -45,13 +47,18 @@ versions = {{ values = ["3"] }}
 "body.namepath" = {{ dictionary = "functions", probability = 0.8 }}
 "body.version" = {{ dictionary = "versions", probability = 0.8 }}
 "path.language" = {{ dictionary = "languages", probability = 0.8 }}
-"body.sessionid" = {{ dictionary = "sessions", probability = 0.5 }}
+"body.sessionid" = {{ dictionary = "sessions", probability = 0.8 }}
 "query.jwt" = {{ dictionary = "sessions", probability = 0.5 }}
 
 # Examined more closely by a check of `hooks.py`.
 [[operations]]
 include-operation-id = ["setup", "poll", "call", "close", "describe", "references", "kompose"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 410, 422, 429, 503]
+
+# Those that calls are for stay.
+[[operations]]
+include-operation-id = "close"
+parameters = {{ "body.sessionid" = {{ dictionary = "ended", probability = 0.8 }} }}
 
 # Environments are shared by all who may set one up.
 [[operations]]
@@ -88,7 +95,11 @@ def test_the_server_does_what_its_description_says(fuzzed: Server, tmp_path: Pat
 
 def _bounds() -> list[str]:
     # A seed in CI, so that a change that has nothing to do with it cannot fail.
-    return ["--max-time", str(fuzz_seconds(0))] if is_long() else ["--seed", "1", "-n", str(_EXAMPLES)]
+    return (
+        ["--max-time", str(fuzz_seconds(0))]
+        if is_long()
+        else ["--seed", "1", "-n", str(_EXAMPLES), "--max-time", str(_RUN_S)]
+    )
 
 
 def _configured(server: Server, directory: Path) -> Path:
@@ -106,8 +117,10 @@ def _configured(server: Server, directory: Path) -> Path:
         )
     )
     config = directory / "schemathesis.toml"
-    sessions = [server.session("ada", dependencies=[]).id for _ in range(_SESSIONS)]
-    told = {"hooks": str(_HOOKS), "keys": str(keys), "sessions": sessions}
+    # Long enough idle for all of the run: which request finds one is not to depend on when it is made.
+    sessions = [server.session("ada", dependencies=[], ttl=3600).id for _ in range(_SESSIONS)]
+    ended = [server.session("ada", dependencies=[]).id]
+    told = {"hooks": str(_HOOKS), "keys": str(keys), "sessions": sessions, "ended": ended}
     scenarios = 1000 if is_long() else _SCENARIOS
     config.write_text(_CONFIG.format(**{name: json.dumps(value) for name, value in told.items()}, scenarios=scenarios))
     return config
