@@ -125,13 +125,7 @@ class Pieces(Whole):
 
 
 async def read(file: File) -> bytes:
-    pieces: list[bytes] = []
-
-    async def write(piece: bytes) -> None:
-        pieces.append(piece)
-
-    await file.send(write)
-    return b"".join(pieces)
+    return b"".join([piece async for piece in file.pieces()])
 
 
 @pytest.mark.parametrize("size", [0, 10, 700_000, 3_000_000])
