@@ -36,7 +36,9 @@ def entry(**members: Any) -> dict[str, Any]:
 BODIES = {
     "no JSON": Case('{"sessionid": "SESSION", "namepath": }', 400, INVALID),
     "no object": Case([1], 422, INVALID),
-    "a member twice": Case('{"sessionid": "SESSION", "namepath": "list", "args": [{"a": 1, "a": 2}]}', 422, INVALID, "a"),
+    "a member twice": Case(
+        '{"sessionid": "SESSION", "namepath": "list", "args": [{"a": 1, "a": 2}]}', 422, INVALID, "a"
+    ),
     "a lone surrogate": Case('{"sessionid": "SESSION", "namepath": "list", "args": ["\\ud800"]}', 422, INVALID),
     "too deep": Case(called(args=DEEP), 422, INVALID),
     "an unknown member": Case(called(argz=[]), 422, INVALID, "argz"),
