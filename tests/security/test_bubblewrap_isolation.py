@@ -364,3 +364,19 @@ def test_a_data_directory_that_sandboxes_cannot_reach_is_told(tmp_path: Path) ->
     reason = asyncio.run(check(Settings(data_dir=tmp_path / "data", backend="bubblewrap")))
     assert reason is not None
     assert "Permission denied" in reason
+
+
+@root_only
+def test_a_server_is_tried_beside_another_that_builds(
+    bubblewrap_data: BubblewrapData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.sandboxes.bubblewrap.host.BUILD_UIDS", 1)
+    base = 100_000 * secrets.choice(range(50, 100))
+    settings = bubblewrap_data.settings.model_copy(update={"sandbox_uid_base": base, "sandbox_uid_count": 2})
+    builder = [subprocess.Popen(["/usr/bin/sleep", "infinity"], user=base + 1) for _ in range(20)]
+    try:
+        assert asyncio.run(check(settings)) is None
+    finally:
+        for process in builder:
+            process.kill()
+            process.wait()

@@ -127,7 +127,8 @@ def _trial(settings: Settings) -> Launched | str:
     try:
         ids = UserIds.of(settings)
         uid = None if ids is None else ids.builders.take(secrets.token_hex(16))
-        limits = session_limits(pids=8, nofile=64, memory_mb=256, own_uid=uid is not None, memory_held=False)
+        # Its processes are not counted: a server beside this one may be building under the same id.
+        limits = session_limits(pids=8, nofile=64, memory_mb=256, own_uid=False, memory_held=False)
         launched = launch(
             trial_argv(host(settings)), uid=uid, limits=limits, cgroup=None, files=tmpfs_files(1), output=True
         )

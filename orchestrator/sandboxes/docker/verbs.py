@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,8 +12,10 @@ import requests
 from docker import APIClient
 
 NOBODY = "65534:65534"
+_PAUSE_AGAIN_S = (0.1, 0.3, 1.0)
 _NOT_FOUND = 404
 _CONFLICT = 409
+_INTERNAL = 500
 
 
 class Attachment:
@@ -62,7 +65,22 @@ def stop_container(client: APIClient, name: str, grace_s: float) -> None:
 
 
 def pause_container(client: APIClient, name: str) -> None:
-    """Let none of its processes run; paused already is success."""
+    """Let none of its processes run; paused already is success.
+
+    Runtimes give up soon where a process is slow to stand still, on a busy machine say, and leave it to the caller to try
+    again (https://github.com/opencontainers/runc/pull/4388).
+    """
+    for wait_s in _PAUSE_AGAIN_S:
+        try:
+            return _pause(client, name)
+        except docker.errors.APIError as exc:
+            if exc.status_code != _INTERNAL:
+                raise
+        time.sleep(wait_s)
+    return _pause(client, name)
+
+
+def _pause(client: APIClient, name: str) -> None:
     with _settled(client, name, paused=True):
         client.pause(name)
 
