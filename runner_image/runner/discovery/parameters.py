@@ -98,6 +98,16 @@ class Signature:
     def returning(self, returns: str | None) -> Signature:
         return Signature(self.parameters, returns, self._text)
 
+    def annotated(self, texts: dict[str, str]) -> Signature:
+        """With annotations for parameters that have none."""
+        if self.parameters is None or not texts:
+            return self
+        given = [
+            Parameter(each.name, each.kind, each.default, each.value, each.annotation or texts.get(each.name))
+            for each in self.parameters
+        ]
+        return Signature(given, self.returns)
+
     def schema(self) -> dict[str, Any] | None:
         """JSON Schema (2020-12) of an object that holds the arguments by name."""
         if self.parameters is None:

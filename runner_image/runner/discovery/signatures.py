@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import types
 from functools import partial
 
-from . import hints, text_signatures
+from . import annotation_texts, hints, text_signatures
 from .parameters import (
     KEYWORD_ONLY,
     POSITIONAL_ONLY,
@@ -90,7 +89,9 @@ def _of_class(value: type) -> Signature | None:
             if read(maker, "__code__") is None:
                 return text_signatures.signature(base, 0)
             found = signature(maker)
-            return None if found is None else found.without(1).returning(None)
+            if found is None:
+                return None
+            return found.without(1).returning(None).annotated(annotation_texts.of_fields(maker, defined))
     # A metaclass that makes instances in a way of its own may tell how.
     if method(value, "__call__") is not type.__call__:
         return _declared(read(value, "__signature__"))
@@ -118,7 +119,7 @@ def _of_partial(value: Any) -> Signature | None:
 def _of_code(value: Any, code: types.CodeType) -> Signature:
     defaults = read(value, "__defaults__")
     keyword_defaults = read(value, "__kwdefaults__")
-    texts = _annotation_texts(value)
+    texts = annotation_texts.of_function(value)
     given: dict[str, Any] = dict(keyword_defaults) if type(keyword_defaults) is dict else {}
     if type(defaults) is tuple and defaults:
         given.update(zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults))
@@ -144,13 +145,3 @@ def _kinds(code: types.CodeType) -> list[tuple[str, str]]:
     if code.co_flags & _VARKEYWORDS:
         found.append((starred.pop(0), VAR_KEYWORD))
     return found
-
-
-def _annotation_texts(value: Any) -> dict[str, str]:
-    if sys.version_info >= (3, 14) and type(value) is types.FunctionType:
-        import annotationlib  # there, annotations are code: it is read, not run
-
-        found: Any = annotationlib.get_annotations(value, format=annotationlib.Format.STRING)
-    else:
-        found = read(value, "__annotations__")
-    return {name: hints.text(each) for name, each in found.items()} if type(found) is dict else {}

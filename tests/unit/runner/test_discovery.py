@@ -16,6 +16,7 @@ import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runner.discovery import annotation_texts
 from runner.discovery import discover as discover_module
 from runner.discovery.discover import discover
 from runner.discovery.signatures import signature
@@ -614,6 +615,22 @@ def test_no_code_of_what_is_described_is_run(traps: ModuleType) -> None:
         for member in found["members"]:
             described(["subject", name, member["name"]], private=True)
     described([{"ref": "r1"}], lambda name, field: vars(traps)["instance"], private=True)
+    assert RAN == []
+
+
+def test_annotations_that_code_of_somebodys_makes_are_left_out(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Python 3.14, where only code that the compiler wrote is read off: see `test_interpreters`."""
+
+    def subject(x: int) -> None: ...
+
+    subject.__annotate__ = trap("__annotate__")  # type: ignore[attr-defined]
+    monkeypatch.setattr(annotation_texts, "_annotate", lambda function: vars(function).get("__annotate__"))
+    module.subject = subject  # type: ignore[attr-defined]
+    assert described("subject.subject")["signature"] == "(x)"
+    del subject.__annotate__  # type: ignore[attr-defined]
+    assert described("subject.subject")["signature"] == "(x: int) -> None"
     assert RAN == []
 
 

@@ -73,6 +73,17 @@ def fail():
         1 / 0
     except ZeroDivisionError:
         raise ValueError("x")
+
+RAN = []
+
+def annotated(x: int, y: RAN.append("evaluated")) -> str:
+    pass
+
+def assigned(x):
+    pass
+
+assigned.__annotate__ = lambda format: RAN.append("called") or {}
+del RAN[:]  # before Python 3.14 annotations are evaluated where they stand
 """
 
 
@@ -129,6 +140,19 @@ def test_integers_of_any_size_and_deep_values(session: Orchestrator) -> None:
     assert session.value("list", value) == value
     session.send(b'{"namepath": "len", "args": [' + b"[" * 100_000 + b"]" * 100_000 + b"]}")
     assert session.reply().body["code"] == "invalid_request"
+
+
+def test_what_is_described_is_not_run(session: Orchestrator) -> None:
+    def signature(name: str) -> str:
+        session.send({"namepath": name}, kind=frames.DESCRIBE)
+        return str(session.reply().body["value"]["signature"])
+
+    told = signature("user.annotated")
+    assert told.startswith("(x: int, y: ")
+    assert told.endswith(" -> str")
+    assert signature("user.assigned") == "(x)"
+    assert signature("user.Leaf") == "(when: datetime.date)"
+    assert session.value("user.RAN") == []
 
 
 def test_exceptions(session: Orchestrator, code: Path) -> None:
