@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 
 from kodou import protocol
-from kodou.connection import SILENCE_S, Address, Incoming, ours, plain_headers, streams, timeouts
+from kodou.connection import LIMITS, SILENCE_S, Address, Incoming, ours, plain_headers, streams, timeouts
 from kodou.evaluation import Talk
 from kodou.messages import Progress, Request, Response, Setup
 from kodou.multipart import Form
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
-
-# A thread has one connection at most. With limits, those beyond them wait for a connection of another, and the pool then
-# closes some that are in use (httpcore 1.0.9).
-LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 
 
 class Client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from kodou import protocol
-from kodou.connection import SILENCE_S, Address, Incoming, ours, plain_headers, streams, timeouts
+from kodou.connection import LIMITS, SILENCE_S, Address, Incoming, ours, plain_headers, streams, timeouts
 from kodou.evaluation import Talk
 from kodou.messages import Progress, Request, Response, Setup
 from kodou.multipart import Form
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Requests under way at once, and as many streams besides: so a task may make calls while it follows a stream.
+MOST_AT_ONCE = 100
+
 
 class AsyncClient:
-    """See `kodou.Client`: the same, awaited. Tasks may share one."""
+    """See `kodou.Client`: the same, awaited. Tasks may share one; of very many, some wait their turn."""
 
     def __init__(
         self,
@@ -42,9 +45,12 @@ class AsyncClient:
         self._http = httpx.AsyncClient(
             headers=self._address.headers,
             timeout=timeouts(silence_s),
+            limits=LIMITS,
             transport=transport,
             trust_env=not self._address.local,
         )
+        self._requests = anyio.Semaphore(MOST_AT_ONCE)
+        self._streams = anyio.Semaphore(MOST_AT_ONCE)
 
     async def setup(
         self,
@@ -81,11 +87,8 @@ class AsyncClient:
         """See `Client.send`."""
         retries = Retries(self._retries)
         while True:
-            raw = await self._sent(request)
-            try:
+            async with self._requests, self._sent(request) as raw:
                 response = await self._read(raw)
-            finally:
-                await raw.aclose()
             pause_s = retries.pause_s(request, response)
             if pause_s is None:
                 return response
@@ -95,15 +98,12 @@ class AsyncClient:
         """See `Client.stream`."""
         retries = Retries(self._retries)
         while True:
-            raw = await self._sent(request)
-            try:
+            async with self._streams, self._sent(request) as raw:
                 if streams(raw):
                     async for told in self._followed(raw, reader):
                         yield told
                     return
                 response = await self._read(raw)
-            finally:
-                await raw.aclose()
             pause_s = retries.pause_s(request, response)
             if pause_s is None:
                 yield reader.whole(response)
@@ -120,10 +120,15 @@ class AsyncClient:
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
 
-    async def _sent(self, request: Request) -> httpx.Response:
+    @asynccontextmanager
+    async def _sent(self, request: Request) -> AsyncIterator[httpx.Response]:
         """The response, of which the head has come."""
         with ours(self._address.url):
-            return await self._http.send(self._built(request), stream=True)
+            raw = await self._http.send(self._built(request), stream=True)
+        try:
+            yield raw
+        finally:
+            await raw.aclose()
 
     async def _read(self, response: httpx.Response) -> Response:
         incoming = Incoming(response)

@@ -1,17 +1,20 @@
 """Both clients against a transport in place of the network."""
 
+import asyncio
 import inspect
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import anyio
 import httpx
 import kodou
 import pytest
 from kodou import AsyncClient, Client, Progress, errors
+from kodou.aio.client import MOST_AT_ONCE
 
 READY = {
     "sessionid": "the-session",
@@ -97,6 +100,76 @@ def test_no_thread_waits_for_the_connection_of_another() -> None:
         finally:
             server.shutdown()
             serving.result()
+
+
+class Gate(httpx.AsyncBaseTransport):
+    """Answers once it is opened; a stream ends then. `inside`: how many requests have come and have no end yet."""
+
+    def __init__(self) -> None:
+        self.opened = anyio.Event()
+        self.inside = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.inside += 1
+        if request.headers["accept"] == "text/event-stream":
+            return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=self._stream())
+        await self.opened.wait()
+        self.inside -= 1
+        return httpx.Response(200, json={"error": False, "value": 1})
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        await self.opened.wait()
+        self.inside -= 1
+        yield b'event: result\ndata: {"error": false, "value": 2}\n\n'
+
+
+@pytest.mark.anyio
+async def test_of_many_tasks_some_wait_their_turn_before_any_connection() -> None:
+    gate, values = Gate(), []
+    async with AsyncClient("http://host", "token", transport=gate) as client, anyio.create_task_group() as tasks:
+
+        async def call() -> None:
+            values.append(await client.session("s").call("f"))
+
+        async def follow() -> None:
+            env = kodou.aio.Environment(client=client)
+            env._session = client.session("s")
+            values.append([told async for told in env.f().stream()][-1].value)
+
+        for _ in range(MOST_AT_ONCE + 5):
+            tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        assert gate.inside == MOST_AT_ONCE
+
+        tasks.start_soon(follow)  # what a stream tells may be answered by calls: each has turns of its own
+        await anyio.wait_all_tasks_blocked()
+        assert gate.inside == MOST_AT_ONCE + 1
+
+        with anyio.move_on_after(0) as given_up:  # whoever waits may give up
+            await call()
+        assert given_up.cancelled_caught
+        gate.opened.set()
+    assert sorted(values) == [1] * (MOST_AT_ONCE + 5) + [2]
+    assert gate.inside == 0
+
+
+@pytest.mark.anyio
+async def test_turns_are_given_back_by_what_fails() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        msg = "connection refused"
+        raise httpx.ConnectError(msg)
+
+    client = awaited(refuse)
+    for _ in range(MOST_AT_ONCE + 1):
+        with pytest.raises(errors.Unreachable):
+            await client.session("s").call("f")
+        with pytest.raises(errors.Unreachable):
+            await client.setup(progress=print)
+
+
+def test_an_async_client_is_made_outside_of_a_loop_and_serves_several() -> None:
+    client = awaited(Server({"error": False, "value": 1}, {"error": False, "value": 2}))
+    assert [asyncio.run(client.session("s").call("f")) for _ in range(2)] == [1, 2]
 
 
 @clients
