@@ -1,18 +1,31 @@
 """`kodou call` and `kodou kompose`: run functions in a session, and print what comes of it."""
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.options import Json, duration
-from orchestrator.cli.remote import InSession, Token, Url, assignment, known_session, parsed, print_output, told
-from orchestrator.cli.terminal import print_json
+from orchestrator.cli.remote import (
+    InSession,
+    Token,
+    Url,
+    assignment,
+    connected,
+    known_session,
+    parsed,
+    parsed_namepath,
+    print_output,
+)
+from orchestrator.cli.terminal import clean, print_json
 
-_JSON = "application/json"
+if TYPE_CHECKING:
+    from kodou import Client, Reply
+    from kodou.messages import Request
+    from kodou.multipart import Form
 
 Keep = Annotated[bool, typer.Option("--keep", help="Keep the value in the session, and print a reference to it.")]
 Files = Annotated[
@@ -22,13 +35,19 @@ Files = Annotated[
 Accept = Annotated[
     str | None, typer.Option(metavar="TYPE", help="The bare value in a form such as text/csv or image/png.")
 ]
-Output = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="Where --accept puts the value; else standard output.")
+Into = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="PATH", help="Where --accept puts the value; else standard output."),
+]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Print output and the items of an iterator as they come, then the result.")
 ]
 
 
 def call(
-    namepath: Annotated[str, typer.Argument(help='Such as math.sqrt, or a JSON list: \'["math", "sqrt"]\'.')],
+    namepath: Annotated[
+        str | None, typer.Argument(help='Such as math.sqrt, or a JSON list: \'["math", "sqrt"]\'.')
+    ] = None,
     args: Annotated[
         list[str] | None, typer.Argument(help="Arguments, each a JSON value: 9 '\"text\"' '[1, 2]'.")
     ] = None,
@@ -41,9 +60,13 @@ def call(
         timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="Such as 20s; else the server's.")
     ] = None,
     keep: Keep = False,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A reference to drop, such as r1, before the call runs.")
+    ] = None,
+    stream: Stream = False,
     file: Files = None,
     accept: Accept = None,
-    output: Output = None,
+    output: Into = None,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -51,12 +74,16 @@ def call(
     """Call a function in a session and print its value as JSON; what it printed goes to standard error."""
     from kodou.protocol import call_path, timeout_member
 
+    if namepath is None and not drop:
+        msg = "name what to call, or what to --drop"
+        raise typer.BadParameter(msg)
     members: dict[str, Any] = {
         "sessionid": known_session(session),
         **timeout_member(timeout.total_seconds() if timeout is not None else None),
-        "namepath": parsed("NAMEPATH", namepath) if namepath.lstrip().startswith("[") else namepath,
     }
-    if typed is None or args:
+    if namepath is not None:
+        members["namepath"] = parsed_namepath(namepath)
+    if args or (typed is None and namepath is not None):
         members["args"] = [parsed("an argument", text) for text in args or []]
     if typed is not None:
         members["tuple"] = parsed("--tuple", typed)
@@ -64,7 +91,11 @@ def call(
         members["kwargs"] = {name: parsed(f"--kwarg {name}", text) for name, text in map(assignment, kwarg)}
     if keep:
         members["keep"] = True
-    _run(call_path("python"), members, file or [], accept, output, url, token, as_json=as_json)
+    if drop:
+        members["drop"] = drop
+    shown = Shown(accept, output, stream=stream, as_json=as_json)
+    with connected(url, token) as client:
+        shown.run(client, call_path("python"), _body(members, file or []))
 
 
 def kompose(
@@ -72,9 +103,10 @@ def kompose(
         typer.FileText, typer.Argument(help="A file with the composition as JSON; - is standard input.")
     ],
     session: InSession = None,
+    stream: Stream = False,
     file: Files = None,
     accept: Accept = None,
-    output: Output = None,
+    output: Into = None,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -83,43 +115,74 @@ def kompose(
     members = parsed(composition.name, composition.read())
     if isinstance(members, dict) and session is not None:
         members.setdefault("session", session)
-    _run("/kompose", members, file or [], accept, output, url, token, as_json=as_json)
+    shown = Shown(accept, output, stream=stream, as_json=as_json)
+    with connected(url, token) as client:
+        shown.run(client, "/kompose", _body(members, file or []))
 
 
-def _run(
-    path: str,
-    members: Any,
-    files: list[str],
-    accept: str | None,
-    output: Path | None,
-    url: str | None,
-    token: str | None,
-    *,
-    as_json: bool,
-) -> None:
-    contents = {name: Path(place).read_bytes() for name, place in map(assignment, files)}
-    if output is not None and accept is None:
-        msg = "--output is for a value in a form: say which with --accept"
-        raise typer.BadParameter(msg)
-    with told():
-        from kodou import Client, protocol
-        from kodou.messages import Request
+@dataclass
+class Shown:
+    """How what comes of a call is shown. Raises BadParameter: two ways at once."""
 
-        request = Request("POST", path, _body(members, contents), accept or _JSON)
-        with Client(url, token) as client:
-            response = client.send(request)
+    accept: str | None
+    output: Path | None
+    stream: bool
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if self.output is not None and self.accept is None:
+            msg = "--output is for a value in a form: say which with --accept"
+            raise typer.BadParameter(msg)
+        if self.stream and self.accept is not None:
+            msg = "--stream prints JSON, and --accept another form: choose one"
+            raise typer.BadParameter(msg)
+
+    def run(self, client: "Client", path: str, body: "bytes | Form") -> None:
+        from kodou.messages import EVENT_STREAM, JSON, Request
+
+        request = Request("POST", path, body, EVENT_STREAM if self.stream else self.accept or JSON)
+        if self.stream:
+            self._follow(client, request)
+        else:
+            self._print(client, request)
+
+    def _print(self, client: "Client", request: "Request") -> None:
+        from kodou import protocol
+
+        response = client.send(request)
         # What failed is told in JSON, whatever was asked for.
-        if accept is not None and not response.headers.get("content-type", "").split(";")[0].endswith("json"):
-            _write(response.body, output)
+        if self.accept is not None and not response.headers.get("content-type", "").split(";")[0].endswith("json"):
+            _write(response.body, self.output)
             return
         reply = protocol.read_call(response)
-    print_output(reply.stdout, reply.stderr)
-    print_json({"value": reply.value, "type": reply.type, "ms": reply.ms} if as_json else reply.value)
+        print_output(reply.stdout, reply.stderr)
+        self._result(reply)
+
+    def _follow(self, client: "Client", request: "Request") -> None:
+        from kodou import Item, Output, Reply
+        from kodou.stream import CallReader
+
+        printed = ""
+        try:
+            for told in client.stream(request, CallReader(plain=True)):
+                if isinstance(told, Output):
+                    printed = clean(told.text)
+                    typer.echo(printed, nl=False, err=True)
+                elif isinstance(told, Item):
+                    print_json({"index": told.index, "value": told.value} if self.as_json else told.value)
+                elif isinstance(told, Reply) and (told.items is None or self.as_json):
+                    self._result(told)
+        finally:
+            typer.echo(nl=bool(printed) and not printed.endswith("\n"), err=True)
+
+    def _result(self, reply: "Reply") -> None:
+        print_json({"value": reply.value, "type": reply.type, "ms": reply.ms} if self.as_json else reply.value)
 
 
-def _body(members: Any, contents: Mapping[str, bytes]) -> Any:
+def _body(members: Any, files: list[str]) -> "bytes | Form":
     from kodou.multipart import form
 
+    contents = {name: Path(place).read_bytes() for name, place in map(assignment, files)}
     encoded = json.dumps(members).encode()
     return form(encoded, contents) if contents else encoded
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import Json
-from orchestrator.cli.remote import InSession, Token, Url, known_session, parsed, told
+from orchestrator.cli.remote import InSession, Token, Url, connected, known_session, parsed_namepath
 from orchestrator.cli.terminal import clean, print_json, print_table
 
 _MEMBERS = 1000  # as many as a server tells at once
@@ -26,18 +26,17 @@ def describe(
     """Tell what a module, class or function offers, without running it."""
     members: dict[str, Any] = {
         "sessionid": known_session(session),
-        "namepath": parsed("NAMEPATH", namepath) if namepath.lstrip().startswith("[") else namepath,
+        "namepath": parsed_namepath(namepath),
         "prefix": prefix,
         "private": private,
         "limit": _MEMBERS,
     }
-    with told():
-        from kodou import Client, protocol
+    with connected(url, token) as client:
+        from kodou import protocol
         from kodou.messages import Request
 
-        with Client(url, token) as client:
-            request = Request("POST", "/environment/python/describe", json.dumps(members).encode())
-            described = protocol.read_call(client.send(request)).value
+        request = Request("POST", "/environment/python/describe", json.dumps(members).encode())
+        described = protocol.read_call(client.send(request)).value
     if as_json:
         print_json(described)
     else:

@@ -55,11 +55,8 @@ def setup(
         options["refresh"] = True
     if lock is not None:
         options["lock"] = parsed(lock.name, lock.read())
-    with told():
-        from kodou import Client
-
-        with Client(url, token) as client:
-            session = set_up(client, dependencies or [], python, options)
+    with connected(url, token) as client:
+        session = set_up(client, dependencies or [], python, options)
     environment = session.environment
     assert environment is not None  # noqa: S101  a session that setup made has one
     if as_json:
@@ -92,12 +89,11 @@ def close(
 ) -> None:
     """End sessions and their sandboxes; one that has ended already is success."""
     named = sessionids or [known_session(session)]
-    with told():
-        from kodou import Client, protocol
+    with connected(url, token) as client:
+        from kodou import protocol
 
-        with Client(url, token) as client:
-            for sessionid in named:
-                protocol.read_closed(client.send(protocol.close_request(sessionid)))
+        for sessionid in named:
+            protocol.read_closed(client.send(protocol.close_request(sessionid)))
 
 
 def set_up(client: "Client", dependencies: list[str], python: str | None, options: dict[str, Any]) -> "Session":
@@ -106,6 +102,16 @@ def set_up(client: "Client", dependencies: list[str], python: str | None, option
         return client.setup(dependencies, python, **options)
     with BuildProgress() as progress:
         return client.setup(dependencies, python, progress=progress.show, **options)
+
+
+@contextmanager
+def connected(url: str | None, token: str | None) -> Iterator["Client"]:
+    """A client, whose errors are told as by `told`."""
+    with told():
+        from kodou import Client
+
+        with Client(url, token) as client:
+            yield client
 
 
 @contextmanager
@@ -138,6 +144,11 @@ def known_session(session: str | None) -> str:
         msg = "no session: name one with --session or KODOU_SESSION; `kodou setup` makes one"
         raise typer.BadParameter(msg)
     return session
+
+
+def parsed_namepath(text: str) -> Any:
+    """A dotted name as it is; a JSON list as that."""
+    return parsed("NAMEPATH", text) if text.lstrip().startswith("[") else text
 
 
 def assignment(text: str) -> tuple[str, str]:

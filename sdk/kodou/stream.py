@@ -8,7 +8,7 @@ from typing import Any, Protocol, Union
 
 from kodou.errors import BadReply, KodouError
 from kodou.messages import Item, Output, Progress, Reply, Response, Setup
-from kodou.protocol import checked, failure, read_object, read_ready, read_reply, read_setup
+from kodou.protocol import checked, failure, read_call, read_object, read_ready, read_reply, read_setup
 from kodou.replies import read_value
 from kodou.values import Values
 
@@ -98,11 +98,11 @@ class SetupReader:
 
 
 class CallReader:
-    """A call: what it prints and the items of what it gives, then its reply."""
+    """A call: what it prints and the items of what it gives, then its reply. `plain`: values as JSON has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool = False) -> None:
         self._events = EventReader()
-        self._values = Values()
+        self._values = None if plain else Values()
 
     def feed(self, chunk: bytes, headers: Mapping[str, str]) -> Iterator[Output | Item | Reply]:
         for event in self._events.feed(chunk):
@@ -112,7 +112,7 @@ class CallReader:
                 yield from self._told(event, read_object(event.data, 200), headers)
 
     def whole(self, response: Response) -> Reply:
-        return read_value(response)
+        return read_call(response) if self._values is None else read_value(response)
 
     def ended(self) -> BadReply:
         msg = "the server's stream ended before the call did; what became of the call is not known"
@@ -128,10 +128,13 @@ class CallReader:
             if not isinstance(members.get("index"), int) or "value" not in members:
                 msg = "the server's stream has an item without its index and value"
                 raise BadReply(msg)
-            yield Item(members["index"], self._values.decode(members["value"]), **place)
+            yield Item(members["index"], self._value(members["value"]), **place)
         else:
             reply = read_reply(checked(members, Response(200, headers, b"")), headers)
-            yield replace(reply, value=self._values.decode(reply.value))
+            yield replace(reply, value=self._value(reply.value))
+
+    def _value(self, value: Any) -> Any:
+        return value if self._values is None else self._values.decode(value)
 
 
 def _failure(event: Event, headers: Mapping[str, str]) -> KodouError:

@@ -31,6 +31,7 @@ class Server:
     def __init__(self) -> None:
         self.status = 200
         self.reply: dict[str, Any] | bytes = {}
+        self.form = "application/x-npy"  # of a reply in bytes
         self.bodies: list[Any] = []
         self.asked: list[tuple[str, str, str]] = []
         outer = self
@@ -43,7 +44,7 @@ class Server:
                 told = isinstance(outer.reply, dict)
                 body = json.dumps(outer.reply).encode() if told else outer.reply
                 self.send_response(outer.status)
-                self.send_header("Content-Type", "application/json" if told else "application/x-npy")
+                self.send_header("Content-Type", "application/json" if told else outer.form)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -57,6 +58,9 @@ class Server:
         self._thread = threading.Thread(target=self._http.serve_forever)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def stream(self, events: str) -> None:
+        self.reply, self.form = events.encode(), "text/event-stream"
 
     def stop(self) -> None:
         self._http.shutdown()
@@ -181,6 +185,57 @@ def test_a_call_that_fails_writes_no_value(kodou: Kodou, server: Server, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_call_drops_references_with_a_call_or_without_one(kodou: Kodou, server: Server) -> None:
+    server.reply = {"error": False, "value": None}
+    assert kodou("call", "--session", "s", "--drop", "r1", "--drop", "r2").code == 0
+    assert kodou("call", "--session", "s", "len", '{"$ref": "r3"}', "--drop", "r3").code == 0
+    assert server.bodies == [
+        {"sessionid": "s", "drop": ["r1", "r2"]},
+        {"sessionid": "s", "namepath": "len", "args": [{"$ref": "r3"}], "drop": ["r3"]},
+    ]
+
+
+STREAMED = """event: output
+data: {"stdout": "one"}
+
+event: item
+data: {"index": 0, "value": {"$bytes": "YQ=="}}
+
+event: output
+data: {"stderr": "\\u001btwo"}
+
+event: result
+data: {"error": false, "value": null, "items": 1, "type": "generator", "ms": 0.5}
+
+"""
+
+
+@pytest.mark.parametrize("command", ["call", "kompose"])
+def test_a_stream_is_printed_as_it_comes(kodou: Kodou, server: Server, command: str, tmp_path: Path) -> None:
+    server.stream(STREAMED)
+    file = tmp_path / "composition.json"
+    file.write_text('{"pipeline": ["f"]}')
+    arguments = (command, "f" if command == "call" else str(file), "--session", "s", "--stream")
+    done = kodou(*arguments)
+    assert (done.code, done.out, done.err) == (0, '{"$bytes": "YQ=="}\n', "one\N{REPLACEMENT CHARACTER}two\n")
+    assert server.asked[0][2] == "text/event-stream"
+    assert [json.loads(line) for line in kodou(*arguments, "--json").out.splitlines()] == [
+        {"index": 0, "value": {"$bytes": "YQ=="}},
+        {"value": None, "type": "generator", "ms": 0.5},
+    ]
+
+
+def test_a_stream_without_items_ends_in_the_value_or_in_what_was_raised(kodou: Kodou, server: Server) -> None:
+    server.stream('event: result\ndata: {"error": false, "value": 3}\n\n')
+    done = kodou("call", "--session", "s", "f", "--stream")
+    assert (done.code, done.out, done.err) == (0, "3\n", "")
+    exception = {"type": "ValueError", "message": "no", "traceback": "Traceback: here\n"}
+    failed = json.dumps({"error": True, "code": "exception", "exception": exception})
+    server.stream(f'event: output\ndata: {{"stdout": "begun"}}\n\nevent: result\ndata: {failed}\n\n')
+    done = kodou("call", "--session", "s", "f", "--stream")
+    assert (done.code, done.out, done.err) == (1, "", "begun\nTraceback: here\nkodou: ValueError: no\n")
+
+
 def test_kompose_sends_a_file(kodou: Kodou, server: Server, tmp_path: Path) -> None:
     server.reply = {"error": False, "value": [1, 2], "stdout": "hello\n"}
     file = tmp_path / "composition.json"
@@ -228,6 +283,8 @@ def test_close_ends_each(kodou: Kodou, server: Server, monkeypatch: pytest.Monke
         (("call", "--session", "s", "f", "--kwarg", "k"), "not NAME=VALUE"),
         (("call", "--session", "s", "f", "--output", "file"), "--accept"),
         (("call", "--session", "s", "f", "--tuple", "[1"), "is not JSON"),
+        (("call", "--session", "s"), "--drop"),
+        (("call", "--session", "s", "f", "--stream", "--accept", "text/csv"), "choose one"),
         (("describe", "math"), "KODOU_SESSION"),
         (("close",), "KODOU_SESSION"),
         (("setup", "--env", "A"), "not NAME=VALUE"),
