@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from os import getpid
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """A server and a key on it. Threads may share one; as a context manager it lets its connections go at the end.
+    """A server and a key on it. Threads and forks may share one; as a context manager it lets its connections go at the end.
 
     Args:    url, token: default to the environment's `KODOU_URL` and `KODOU_TOKEN`.
              silence_s: seconds without a byte from the server after which it counts as gone.
@@ -47,12 +48,13 @@ class Client:
     ) -> None:
         self._address = Address(url, token)
         self._retries = retries
+        self._options: dict[str, Any] = {"timeout": timeouts(silence_s), "transport": transport}
+        self._connect()
+
+    def _connect(self) -> None:
+        self._process = getpid()
         self._http = httpx.Client(
-            headers=self._address.headers,
-            timeout=timeouts(silence_s),
-            limits=LIMITS,
-            transport=transport,
-            trust_env=not self._address.local,
+            headers=self._address.headers, limits=LIMITS, trust_env=not self._address.local, **self._options
         )
 
     def setup(
@@ -128,6 +130,8 @@ class Client:
 
     def _sent(self, request: Request) -> httpx.Response:
         """The response, of which the head has come."""
+        if self._process != getpid():
+            self._connect()  # a fork's connections are its parent's, who would get its replies
         with ours(self._address.url):
             return self._http.send(self._built(request), stream=True)
 

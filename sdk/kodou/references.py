@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from contextlib import suppress
+from os import getpid
 from typing import Any
 
 from kodou.errors import BadReply
@@ -15,6 +16,7 @@ class References:
 
     def __init__(self) -> None:
         self._unused: deque[str] = deque()
+        self._process = getpid()
 
     def kept(self, value: Any) -> Kept:
         """What a reply to `keep` names; dropped with the next request once nothing here stands for it. Raises BadReply."""
@@ -23,13 +25,17 @@ class References:
             raise BadReply(msg)
         return Kept(self, value["$ref"], str(value.get("type")), str(value.get("repr")))
 
-    def unused(self, name: str) -> None:
-        """Nothing here stands for that object any more."""
-        self._unused.append(name)
+    def unused(self, name: str, process: int) -> None:
+        """Nothing here stands for that object any more. `process`: that which kept it; its forks have no say."""
+        if process == getpid():
+            self._unused.append(name)
 
     def take(self) -> list[str]:
         """Names to drop with the request that is being made."""
         taken: list[str] = []
+        if self._process != getpid():  # what was waiting when this process was forked is its parent's
+            self._unused.clear()
+            self._process = getpid()
         with suppress(IndexError):  # there are no more; another thread may take some as well
             while True:
                 taken.append(self._unused.popleft())
@@ -48,7 +54,7 @@ class Kept:
         self.type = type
         self.repr = repr
         self._references = references
-        self._end = weakref.finalize(self, references.unused, name)
+        self._end = weakref.finalize(self, references.unused, name, getpid())
         self._end.atexit = False  # a session that is over has nothing to drop
 
     def name_in(self, references: References) -> str:

@@ -127,3 +127,20 @@ def test_handles_go_into_calls_of_their_session(env: kodou.Environment) -> None:
     assert env.session.call("builtins.sum", items) == 3
     with pytest.raises(TypeError, match="keep"):
         env.session.call("builtins.sum", env.range(3))
+
+
+def test_a_fork_drops_nothing_of_its_parents(
+    env: kodou.Environment, loopback: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, waiting = env.list([1]).keep(), env.list([2]).keep()
+    del waiting
+    with monkeypatch.context() as fork:
+        fork.setattr("kodou.references.getpid", lambda: -1)
+        del items
+        gc.collect()
+        own = env.list([3]).keep()
+        assert env.sum(own) == 3
+        del own
+        gc.collect()
+        assert env.len("ab") == 2
+    assert [call["drop"] for call in loopback.calls if "drop" in call] == [["r3"]]
