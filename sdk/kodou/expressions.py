@@ -70,6 +70,7 @@ class Evaluable(StandIn):
 
     _scope: Scope
     _used = False
+    _evaluation = "`.value()`"  # in words
     _reply: Reply | None = None
     _failure: CallFailed | None = None
 
@@ -86,7 +87,7 @@ class Evaluable(StandIn):
     def __del__(self) -> None:
         # As Python does for a coroutine that nobody awaited: a call that was written down and never made is a mistake.
         if self._waits() and not self._used:
-            said = f"{source(self)} was never evaluated; `.value()` does it"
+            said = f"{source(self)} was never evaluated; {self._evaluation} does it"
             warnings.warn(said, RuntimeWarning, stacklevel=2, source=self)
 
     def _waits(self) -> bool:

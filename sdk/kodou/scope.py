@@ -8,7 +8,13 @@ from kodou.expressions import Composition, Evaluable, Expression, Fed, Operation
 from kodou.references import Kept, References
 from kodou.stand_in import StandIn
 
-_NOTHING: Any = object()
+
+class _Nothing:
+    def __repr__(self) -> str:
+        return "..."  # as help shows it
+
+
+_NOTHING: Any = _Nothing()
 _FUNCTION_OPTIONAL = frozenset({"sort", "any", "all"})
 
 

@@ -28,6 +28,7 @@ class _Awaited(Evaluable):
     """What an evaluable does in async code: nothing until it is awaited."""
 
     _scope: Environment
+    _evaluation = "`await`"
 
     async def value(self, *, timeout: float | None = None) -> Any:
         """See `kodou.Expression.value`. `await expression` is the same."""

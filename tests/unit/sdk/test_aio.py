@@ -54,6 +54,11 @@ async def test_what_would_mislead_says_to_await_it(aenv: kodou.aio.Environment) 
                 misled(waiting)
 
 
+async def test_a_call_that_nobody_awaits_is_warned_about(aenv: kodou.aio.Environment) -> None:
+    with pytest.warns(RuntimeWarning, match=r"math\.sqrt\(4\) was never evaluated; `await` does it"):
+        aenv.math.sqrt(4)
+
+
 async def test_several_are_gathered(aenv: kodou.aio.Environment) -> None:
     assert await asyncio.gather(aenv.len("a"), aenv.math.sqrt(4)) == [1, 2]
 
