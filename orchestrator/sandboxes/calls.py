@@ -36,12 +36,12 @@ _OUTPUT_GROWTH = 2 * 6
 # A fresh worker after a deadline; past it the client hears all the same, since it is to hear within 250 ms.
 _RESTART_S = 0.2
 # How much longer a fresh worker may take then, before the sandbox is given up.
-_LATE_S = 3.0
+_LATE_S = 10.0
 # So much of a reply's content has to come in so many seconds, as long as it is waited for: what dribbles is given up.
 _STALL_S = 10.0
 _STALL_BYTES = 4 * 1024 * 1024
 # From the end of a worker's connection to the report of its end.
-_EXITED_S = 1.0
+_EXITED_S = 3.0
 # From that report to the end of its connection: what it sent before is read first. A child of it may keep it open.
 _LAST_WORDS_S = 0.05
 # How much longer than its own timeout a call waits for a worker that is to come.

@@ -14,7 +14,7 @@ from orchestrator.settings import Settings
 
 Engine = DockerBackend | BubblewrapBackend | ProcessBackend
 
-PING_S = 5.0
+PING_S = 20.0
 
 
 async def select_engine(settings: Settings) -> Engine:

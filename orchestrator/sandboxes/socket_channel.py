@@ -25,7 +25,7 @@ from orchestrator.sandboxes.work import Run, Work
 from orchestrator.telemetry import log
 
 # A worker that an earlier server left busy; past it, it is replaced.
-_ADOPTION_S = 2.0
+_ADOPTION_S = 5.0
 
 
 async def greet(

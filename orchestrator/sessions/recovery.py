@@ -17,7 +17,9 @@ from orchestrator.sessions.shared import is_slot
 from orchestrator.store.base import Store
 from orchestrator.telemetry import log
 
-ANSWER_S = 5.0  # for a runner to connect anew; a live one tries several times a second
+# For a runner to connect anew. A live one tries several times a second, on a machine that lets it; and what is not taken up
+# is lost with all its state.
+ANSWER_S = 20.0
 AT_ONCE = 32
 
 

@@ -7,6 +7,7 @@ the hierarchy (a systemd unit with `Delegate=yes`). Nothing here fails a start: 
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -203,7 +204,9 @@ def _enabled(parent: Path, *, change: bool) -> list[str]:
 
 def _make(directory: Path, version: int | None, controllers: Sequence[str]) -> None:
     for _ in range(_REMOVE_TRIES):
-        directory.parent.mkdir(exist_ok=True)
+        # Not `exist_ok`, which looks once more, and raises where another server's last sandbox took it along meanwhile.
+        with contextlib.suppress(FileExistsError):
+            directory.parent.mkdir()
         if version == 2:
             for controller in controllers:
                 with contextlib.suppress(OSError):
@@ -231,7 +234,7 @@ def _remove(directory: Path) -> None:
 
 
 def _usable(parent: Path) -> bool:
-    probe = parent / f"{GROUP}-probe-{os.getpid()}"
+    probe = parent / f"{GROUP}-probe-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         probe.mkdir()
         probe.rmdir()

@@ -25,8 +25,9 @@ from orchestrator.sandboxes.bubblewrap.tmpfs import await_mounts, limit_files
 from orchestrator.sandboxes.bubblewrap.wrapping import as_user, limited
 from orchestrator.sandboxes.directories.handles import is_same_process, process_start_time
 
-START_TIMEOUT_S = 20.0
-KILL_TIMEOUT_S = 10.0
+# Both bound what hangs; on a busy machine either may take a while.
+START_TIMEOUT_S = 60.0
+KILL_TIMEOUT_S = 60.0
 OOM_SCORE = 500  # a host that runs out of memory ends sandboxes before it ends the server
 _POLL_S = 0.005
 _THAW_AGAIN_S = 0.5

@@ -61,6 +61,24 @@ def test_version_2_makes_one_group_with_all_limits(tmp_path: Path, monkeypatch: 
     assert (directory / "cpu.max").read_text() == "50000 100000"
 
 
+def test_a_parent_that_goes_with_another_servers_last_sandbox_is_made_again(
+    version_1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (version_1 / "memory/unit/kodou").mkdir()
+    make = os.mkdir
+
+    def meanwhile(path: Path, *options: int) -> None:
+        try:
+            make(path, *options)
+        except FileExistsError:
+            Path(path).rmdir()
+            raise
+
+    monkeypatch.setattr(os, "mkdir", meanwhile)
+    group = CgroupSupport.detect(version_1).create("s1", LIMITS)
+    assert all(directory.is_dir() for directory in group.directories)
+
+
 def test_version_2_takes_the_nearest_group_that_has_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hierarchy(tmp_path, "slice", "slice/unit", enabled="")
     (tmp_path / "slice/cgroup.subtree_control").write_text("memory pids")
