@@ -1,4 +1,5 @@
-"""Fixtures of the suites that need a Docker engine. What they make on it goes away with the run."""
+"""Fixtures of the suites that need a Docker engine. What they make on it goes away with the run, but for runner images:
+other servers of the engine build on them, and one that lost its name just then would fail their builds."""
 
 import asyncio
 import os
@@ -82,7 +83,6 @@ def _prepared(engine: docker.APIClient) -> Iterator[DockerBase]:
     base = os.environ.get("KODOU_TEST_BASE_IMAGE") or next((name for name in BASES if _has(engine, name)), None)
     if base is None:
         _unavailable("the engine has no base image: scripts/base-image makes one")
-    before = _runner_images(engine)
     data_dir = Path(tempfile.mkdtemp(prefix="kodou-test-"))
     try:
         # In a thread: a test's own event loop may be what asks for this fixture.
@@ -93,8 +93,6 @@ def _prepared(engine: docker.APIClient) -> Iterator[DockerBase]:
         engine.remove_image(image.ref, force=True)
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
-        for ref in _runner_images(engine) - before:
-            engine.remove_image(ref, force=True)
 
 
 async def _bare_image(settings: Settings) -> tuple[Interpreter, Image]:
@@ -113,7 +111,7 @@ async def _bare_image(settings: Settings) -> tuple[Interpreter, Image]:
 
 
 def build_order(
-    environment_id: str, interpreter: Interpreter, *files: Path, from_source: bool = False, timeout_s: float = 120
+    environment_id: str, interpreter: Interpreter, *files: Path, from_source: bool = False, timeout_s: float = 240
 ) -> BuildOrder:
     return BuildOrder(
         environment_id=environment_id,
@@ -132,10 +130,6 @@ def _has(engine: docker.APIClient, name: str) -> bool:
     except docker.errors.ImageNotFound:
         return False
     return True
-
-
-def _runner_images(engine: docker.APIClient) -> set[str]:
-    return {tag for image in engine.images("kodou/runner") for tag in image["RepoTags"] or ()}
 
 
 def _unavailable(reason: str) -> None:

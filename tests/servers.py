@@ -25,13 +25,15 @@ import pytest
 
 from orchestrator.auth.keys import Keys, NewKey
 from orchestrator.auth.tokens import Tokens
+from orchestrator.sandboxes.docker.options import ENVIRONMENT_IMAGE, KIND
+from orchestrator.sandboxes.labels import INSTANCE_LABEL, PACKAGES_LABEL
 from orchestrator.settings import Settings
 from orchestrator.store.sql import open_store
 from tests.conftest import engine_required
 
 KODOU = Path(sys.executable).with_name("kodou")
 READY_S = 240.0  # docker makes its runner images the first time
-STOP_S = 40.0
+STOP_S = 120.0  # an engine on a slow machine takes seconds for each container
 REPLY_S = 240.0  # a first build from the index
 NO_TLS = ssl.SSLContext(
     ssl.PROTOCOL_TLS_CLIENT
@@ -184,7 +186,7 @@ def running(
         "KODOU_ALLOW_PROCESS_BACKEND": "1",
         "KODOU_BASE_IMAGES": BASE_IMAGES,
         "KODOU_KEEP_SESSIONS": "0",
-        "KODOU_ORPHAN_S": "20",
+        "KODOU_ORPHAN_S": "300",  # longer than a busy machine takes to start a server that was killed
         "KODOU_LOG_FORMAT": "json",
         "KODOU_LOG_LEVEL": "debug",
         "KODOU_SHUTDOWN_S": "5",
@@ -204,16 +206,19 @@ def running(
 
 
 def clear_engine(data_dir: Path) -> None:
-    """Remove a server's containers, if it was ended too soon to do it itself, and its images, which outlive the directory."""
-    ours = {"label": f"io.kodou.instance={(data_dir / 'instance').read_text().strip()}"}
+    """Remove a server's containers, if it was ended too soon to do it itself, and its images, which outlive the directory; but
+    not those of runners and of bare interpreters: the other servers of this engine go on with them."""
+    ours = {"label": [f"{INSTANCE_LABEL}={(data_dir / 'instance').read_text().strip()}"]}
+    of_packages = {"label": [*ours["label"], f"{KIND}={ENVIRONMENT_IMAGE}"]}
     engine = docker.APIClient(**docker.utils.kwargs_from_env(), timeout=60)
     try:
         for container in engine.containers(all=True, quiet=True, filters=ours):
             with suppress(docker.errors.APIError):  # on its way out
                 engine.remove_container(container["Id"], force=True)
-        for image in engine.images(all=True, quiet=True, filters=ours):
-            with suppress(docker.errors.APIError):  # another server's container stands on it
-                engine.remove_image(image)
+        for image in engine.images(filters=of_packages):
+            if image["Labels"].get(PACKAGES_LABEL):
+                with suppress(docker.errors.APIError):  # another server's container stands on it
+                    engine.remove_image(image["Id"])
     finally:
         engine.close()
 
@@ -229,7 +234,7 @@ def why_not(backend: str) -> str | None:
         return None
     if shutil.which(command[0]) is None:
         return f"{command[0]} is not installed"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return None if done.returncode == 0 else f"{' '.join(command)}: {done.stderr.strip()}"
 
 

@@ -16,11 +16,13 @@ from pathlib import Path
 import docker
 import pytest
 
+from orchestrator.sandboxes.docker.options import ENVIRONMENT_IMAGE, KIND
 from tests.servers import Server
 
 CGROUPS = Path("/sys/fs/cgroup")
 INSTANCE = "io.kodou.instance"
 _LOOK_S = 0.1
+_BUILDERS_S = 60.0
 
 # A server's prefix: it moves into a control group of its own, below which it makes those of its sandboxes. Where that
 # may not be had (not root), it goes on without.
@@ -54,6 +56,10 @@ class AtRest:
     descriptors: Mapping[str, int]  # by what they lead to; connections of this test's own clients left out
     threads: int
 
+    def builders(self) -> list[str]:
+        """Containers of builds, and workspaces."""
+        return [each for each in (*self.containers, *self.files) if each.startswith(("/kodou-build-", "builds/build-"))]
+
     def gained(self, before: "AtRest") -> list[str]:
         """In words, what is here now and was not before, and what is gone that was here."""
         words = []
@@ -71,6 +77,14 @@ class AtRest:
 
 
 def at_rest(server: Server) -> AtRest:
+    """What is there, once no builder is: one that is done is removed behind the reply, and would be missed later."""
+    until = time.monotonic() + _BUILDERS_S
+    while (found := _look(server)).builders() and time.monotonic() < until:
+        time.sleep(_LOOK_S)
+    return found
+
+
+def _look(server: Server) -> AtRest:
     """What is there now. The server may have ended: then it has no descriptors and threads."""
     containers, networks, images = _on_engine(server) if server.backend == "docker" else ((), (), ())
     groups = _groups(server)
@@ -87,10 +101,10 @@ def at_rest(server: Server) -> AtRest:
     )
 
 
-def back_to(before: AtRest, server: Server, within_s: float = 60.0) -> None:
+def back_to(before: AtRest, server: Server, within_s: float = 120.0) -> None:
     """Wait until the server is at rest as it was; fail with what is different, in words."""
     until = time.monotonic() + within_s
-    while words := at_rest(server).gained(before):
+    while words := _look(server).gained(before):
         if time.monotonic() > until:
             told = "\n".join(words)
             pytest.fail(f"not back at rest within {within_s:g} s:\n{told}\n\nserver log:\n{_log_end(server)}")
@@ -128,11 +142,13 @@ def engine() -> Iterator[docker.APIClient]:
 
 
 def _on_engine(server: Server) -> tuple[list[str], list[str], list[str]]:
-    ours = {"label": f"{INSTANCE}={instance_of(server)}"}
+    ours = {"label": [f"{INSTANCE}={instance_of(server)}"]}
     with engine() as client:
         containers = [f"{each['Names'][0]} ({each['State']})" for each in client.containers(all=True, filters=ours)]
         networks = [each["Name"] for each in client.networks(filters=ours)]
-        images = [each["Id"] for each in client.images(filters={**ours, "dangling": True})]
+        # (Not runner images: one that another server makes in the same moment takes the name of this server's.)
+        nameless = {"label": [*ours["label"], f"{KIND}={ENVIRONMENT_IMAGE}"], "dangling": True}
+        images = [each["Id"] for each in client.images(filters=nameless)]
     return containers, networks, images
 
 
