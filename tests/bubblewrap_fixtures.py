@@ -56,7 +56,7 @@ async def _bare_image(settings: Settings) -> Image:
     backend = BubblewrapBackend(settings)
     await backend.images.prepare()
     interpreter = (await backend.images.interpreters())[0]
-    order = BuildOrder("py-bare", interpreter, [], False, {}, timeout_s=60, log_tail_bytes=4096)
+    order = BuildOrder("py-bare", interpreter, [], False, {}, timeout_s=240, log_tail_bytes=4096)
     async for _ in backend.images.build(order):
         pass
     image = await backend.images.find("py-bare")

@@ -20,8 +20,8 @@ from tests.bubblewrap_fixtures import BubblewrapData
 from tests.docker_fixtures import DockerBase, docker_settings
 
 KODOU = Path(sys.executable).with_name("kodou")
-START_S = 60.0
-STOP_S = 40.0
+START_S = 120.0
+STOP_S = 120.0
 
 
 @dataclass

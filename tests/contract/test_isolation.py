@@ -145,7 +145,7 @@ try:
     while count < 1000:
         if os.fork() == 0:
             import time
-            time.sleep(60)
+            time.sleep(600)
             os._exit(0)
         count += 1
 except OSError:

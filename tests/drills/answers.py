@@ -5,8 +5,10 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-from tests.drills.crowds import at_once, call_request, leave
+from tests.drills.crowds import at_once, call_request, leave, until
 from tests.servers import Server, Session
 
 CLIENTS_EACH = 4
@@ -28,28 +30,38 @@ class Answered:
             self.outcomes[outcome] += 1
 
 
-def stress(server: Server, *, sessions: int, seconds: float, seed: int) -> Answered:
-    """Call for so many seconds. What is asked for follows from `seed`; how it interleaves does not."""
+def stress(server: Server, *, sessions: int, seconds: float, seed: int, least: int = 0) -> Answered:
+    """Call for so many seconds, each client at least so often. What is asked for follows from `seed`; how it interleaves
+    does not."""
     answered = Answered()
     opened = [server.session(f"owner{number}") for number in range(sessions)]
-    until = time.monotonic() + seconds
+    ends = time.monotonic() + seconds
 
     def work(number: int) -> None:
         rng = random.Random(f"{seed}-{number}")
         session = opened[number % sessions]
         count = 0
-        while time.monotonic() < until:
+        while time.monotonic() < ends or count < least:
             count += 1
             _one(server, session, f"{number}:{count}:{'x' * rng.choice((0, 10, 1000, 100_000))}", rng, answered)
 
     try:
         at_once(sessions * CLIENTS_EACH, work)
-        for number, session in enumerate(opened):  # they all live on
-            assert session.value("operator.add", number, seed) == number + seed
+        for number, session in enumerate(
+            opened
+        ):  # they all live on, once what was left behind in them has ended a worker
+            body = until(partial(_answer, session, "operator.add", number, seed), "an answer")
+            assert body["value"] == number + seed
     finally:
         for session in opened:
             session.close()
     return answered
+
+
+def _answer(session: Session, namepath: str, *args: int) -> dict[str, Any] | None:
+    """None: an earlier call's death came in between."""
+    body: dict[str, Any] = session.post(namepath, *args).json()
+    return None if body["error"] else body
 
 
 def _one(server: Server, session: Session, value: str, rng: random.Random, answered: Answered) -> None:

@@ -17,7 +17,7 @@ from tests.servers import Server, Session
 
 T = TypeVar("T")
 
-START_S = 60.0
+START_S = 120.0
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on close, a reset at once
 
 
@@ -33,7 +33,7 @@ def at_once(count: int, work: Callable[[int], T]) -> list[T]:
         return list(threads.map(run, range(count)))
 
 
-def until(condition: Callable[[], T], what: str, *, within_s: float = 60.0) -> T:
+def until(condition: Callable[[], T], what: str, *, within_s: float = 120.0) -> T:
     """Look until the condition holds (is true), and return what it was."""
     deadline = time.monotonic() + within_s
     while not (found := condition()):

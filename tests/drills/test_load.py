@@ -23,7 +23,7 @@ LARGE = 8_000_000  # bytes of a reply that a slow reader leaves lying
 HERD = 500
 CALLS = 200
 SESSIONS = 10
-RECOVERY_S = 30.0
+RECOVERY_S = 120.0
 REFUSALS = {429: {"rate_limited"}, 503: {"unavailable", "too_many_connections", "sandbox_lost"}}
 
 
@@ -77,9 +77,7 @@ def test_a_herd_of_calls_is_bounded_and_each_is_answered_with_its_own_value(serv
         assert answer is None or answer.status != 200 or answer.body.get("value") == f"n{number}"
     told = Counter(answer.status if answer else "cut off" for answer in answers)
     assert told[200] > len(sessions), told
-    began = time.monotonic()
     until(lambda: sessions[0].post("math.sqrt", 4).status_code == 200, "an answer", within_s=RECOVERY_S)
-    assert time.monotonic() - began < RECOVERY_S
     for session in sessions:
         session.close()
     back_to(before, server)
@@ -123,7 +121,7 @@ async def _herd(server: Server, requests: list[bytes]) -> list[Answer | None]:
         head, _, body = received.partition(b"\r\n\r\n")
         return Answer(int(head.split()[1]), json.loads(body), time.monotonic() - began) if body else None
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(240):
         return await asyncio.gather(*map(ask, requests))
 
 

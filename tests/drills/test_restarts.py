@@ -15,7 +15,7 @@ from tests.servers import BACKENDS, Server, Session, require
 SESSIONS = 5
 ORPHAN_S = 3
 TTL_S = 5
-GONE_S = 60.0  # within which what nobody can use any more has gone
+GONE_S = 120.0  # within which what nobody can use any more has gone
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

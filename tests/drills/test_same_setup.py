@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.drills.at_rest import at_rest, back_to
 from tests.drills.crowds import START_S, at_once, metric
 from tests.made_index import MadeIndex
-from tests.servers import BASE_IMAGES, Server, Session
+from tests.servers import BASE_IMAGES, REPLY_S, Server, Session
 
 BUILT = 'kodou_builds_total{outcome="ready"}'
 CROWD = 20
@@ -53,7 +53,7 @@ def test_two_processes_and_a_server_that_ask_at_the_same_moment_build_once(
 
         def ask(number: int) -> bool:
             if number < PROCESSES:
-                told, _ = others[number].communicate("go\n", timeout=START_S)
+                told, _ = others[number].communicate("go\n", timeout=REPLY_S)
                 return bool(json.loads(told)["reused"])
             session = server.session(dependencies=[package])
             assert session.value(f"{package}.main") == 5

@@ -14,6 +14,7 @@ from tests.drills.crowds import until
 from tests.drills.faults import LONG_S, SOON_S, calling, sandboxes_of
 from tests.made_index import made_index
 from tests.made_packages import wheel
+from tests.servers import STOP_S
 
 CALLS = 4
 CALL_S = 3.0
@@ -30,8 +31,8 @@ def test_running_calls_end_no_new_ones_begin_and_the_server_leaves_with_code_0(b
         until(lambda: _refused(server.url), "the listener to close")
         with pytest.raises(httpx.TransportError):
             late.post("math.sqrt", 4)
-        assert [reply.result(SHUTDOWN_S).json()["error"] for reply in replies] == [False] * CALLS
-        assert server.process.wait(SHUTDOWN_S) == 0
+        assert [reply.result(SOON_S).json()["error"] for reply in replies] == [False] * CALLS
+        assert server.process.wait(STOP_S) == 0
         back_to(before, server)  # sessions end with the server, as it is set (`keep_sessions`)
 
 
@@ -42,7 +43,7 @@ def test_a_call_that_does_not_end_is_not_waited_for_longer_than_shutdown_s(backe
         worker = session.value("os.getpid")
         with calling(session) as reply:
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(SOON_S) == 0
+            assert server.process.wait(STOP_S) == 0
             refused = reply.result(SOON_S)
         assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")
         assert int(refused.headers["retry-after"]) > 0
@@ -84,7 +85,7 @@ def test_a_build_under_way_is_ended_and_leaves_nothing_behind(backend: str, tmp_
             reply = thread.submit(client.post, "/environment/python/setup", json={"dependencies": ["tiny"]})
             assert index.asked.wait(SOON_S)
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(SHUTDOWN_S) == 0
+            assert server.process.wait(STOP_S) == 0
             index.release()
             refused = reply.result(SOON_S)
         assert (refused.status_code, refused.json()["code"]) == (503, "shutting_down")

@@ -19,9 +19,10 @@ import pytest
 
 from orchestrator.driver.apart import apart as engine_apart
 from orchestrator.settings import Settings
+from tests.drills.crowds import until
 from tests.driver_fixtures import Driver, driving
 from tests.e2e.packages import PACKAGES
-from tests.servers import BACKENDS, BASE_IMAGES, KODOU, Server, clear_engine, require
+from tests.servers import BACKENDS, BASE_IMAGES, KODOU, REPLY_S, Server, clear_engine, require
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives up rights that only root has")
 UID = 1_990_000  # nobody's
@@ -41,7 +42,7 @@ class ServerWithoutRights(Server):
 
     def kodou(self, *arguments: str) -> str:
         command = [*WITHOUT_RIGHTS, KODOU, *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=REPLY_S)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -69,7 +70,7 @@ def apart(request: pytest.FixtureRequest) -> Iterator[Apart]:
     settings = Settings(
         data_dir=root / "driver", backend=request.param, driver_socket=root / "socket", wheels_dir=data_dir / "wheels"
     )
-    common = {"KODOU_BASE_IMAGES": json.dumps(json.loads(BASE_IMAGES)[:1]), "KODOU_ORPHAN_S": "60"}
+    common = {"KODOU_BASE_IMAGES": json.dumps(json.loads(BASE_IMAGES)[:1]), "KODOU_ORPHAN_S": "300"}
     try:
         with driving(settings, **common, KODOU_DRIVER_USERS=f'["{UID}"]') as driver:
             environment = {**common, "KODOU_DRIVER_SOCKET": str(driver.socket), "KODOU_LOG_FORMAT": "json"}
@@ -87,7 +88,7 @@ def apart(request: pytest.FixtureRequest) -> Iterator[Apart]:
         shutil.rmtree(root)
 
 
-def until_set_up(server: Server, within_s: float = 60.0) -> None:
+def until_set_up(server: Server, within_s: float = 200.0) -> None:
     """A driver that has just come back finds its interpreters first."""
     deadline = time.monotonic() + within_s
     client = server.client()
@@ -120,7 +121,11 @@ def test_the_server_makes_nothing_in_the_drivers_data_directory_nor_it_in_the_se
 
 def test_doctor_tells_whether_the_server_reaches_the_engine_by_itself(apart: Apart) -> None:
     done = subprocess.run(
-        [*WITHOUT_RIGHTS, KODOU, "doctor"], env=apart.server.environment, capture_output=True, text=True, timeout=120
+        [*WITHOUT_RIGHTS, KODOU, "doctor"],
+        env=apart.server.environment,
+        capture_output=True,
+        text=True,
+        timeout=REPLY_S,
     )
     assert "ok  engine apart" in done.stdout, done.stdout + done.stderr
     as_root = asyncio.run(engine_apart(apart.driver.settings))
@@ -157,11 +162,11 @@ def test_calls_go_on_while_the_driver_is_dead_and_setups_are_told_to_come_again(
         assert str(apart.driver.socket) not in refused.text
         before = len(answers)
         assert [session.value("math.sqrt", 4) for _ in range(20)] == [2.0] * 20
-        assert len(answers) > before
+        until(lambda: len(answers) > before, "the other to be answered")
     finally:
         apart.driver.start()
         stop.set()
-        caller.join(30)
+        caller.join(REPLY_S)
     assert set(answers) == {4321}
     until_set_up(apart.server)
     assert session.value("sys.getrecursionlimit") == 4321

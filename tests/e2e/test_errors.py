@@ -18,11 +18,9 @@ import pytest
 from tests.drills.crowds import until
 from tests.drills.faults import SOON_S, calling, sandbox_of
 from tests.e2e.proxy import SocketProxy
-from tests.servers import require, running
+from tests.servers import Server, require, running
 
 CALL = "/environment/python/call"
-LATE_S = 0.25  # that a reply may come after its deadline
-SLACK_S = 0.15  # for this machine's own loopback and a busy processor
 
 
 @pytest.fixture(autouse=True)
@@ -161,22 +159,16 @@ def test_sys_exit_is_an_exception_like_others(own_session: Any) -> None:
 
 
 @pytest.mark.parametrize("endless", [("exec", "while True: pass"), ("time.sleep", 3600)])
-def test_an_endless_call_ends_at_its_timeout_and_the_reply_is_not_late(
-    own_session: Any, endless: tuple[Any, ...]
-) -> None:
+def test_an_endless_call_ends_at_its_timeout_and_not_before(own_session: Any, endless: tuple[Any, ...]) -> None:
+    """(How late the reply may be is held by `tests/unit/sandboxes/test_channel.py`, where no machine is too busy.)"""
     namepath, *args = endless
-    late = []
-    for _ in range(10):  # the best of them: other work on this machine is not what is measured
-        own_session.value("math.sqrt", 4)
-        started = time.monotonic()
-        reply = own_session.post(namepath, *args, timeout=400)
-        late.append(time.monotonic() - started - 0.4)
-        told = reply.json()
-        assert (reply.status_code, told["error"], told["code"], told["restarted"]) == (200, True, "timeout", True)
-        assert reply.headers["kodou-restarted"] == "true"
-        if 0 <= late[-1] <= LATE_S:
-            break
-    assert 0 <= min(late) <= LATE_S + SLACK_S
+    own_session.value("math.sqrt", 4)
+    started = time.monotonic()
+    reply = own_session.post(namepath, *args, timeout=400)
+    assert 0.4 <= time.monotonic() - started < SOON_S
+    told = reply.json()
+    assert (reply.status_code, told["error"], told["code"], told["restarted"]) == (200, True, "timeout", True)
+    assert reply.headers["kodou-restarted"] == "true"
 
 
 DAEMON = """
@@ -309,11 +301,16 @@ def test_without_its_engine_the_server_says_so_and_recovers() -> None:
                 assert (refused.status_code, refused.json()["code"]) == (503, "engine_unavailable")
                 assert int(refused.headers["retry-after"]) >= 1
                 assert session.value("math.sqrt", 9) == 3.0  # its link is not the engine's
-                time.sleep(2.1)  # a readiness answer counts for two seconds
-                ready = httpx.get(f"{server.url}/readyz")
+                ready = until(lambda: _not_ready(server), "/readyz to say so")  # an answer counts for two seconds
                 assert (ready.status_code, ready.json()["code"]) == (503, "not_ready")
                 assert ready.json()["checks"]["store"] == "ok"
                 proxy.resume()
                 assert server.session().value("math.sqrt", 16) == 4.0
         finally:
             proxy.close()
+
+
+def _not_ready(server: Server) -> httpx.Response | None:
+    with server.bearing() as anybody:
+        ready = anybody.get("/readyz")
+    return None if ready.status_code == 200 else ready

@@ -16,7 +16,7 @@ from tests.made_index import MadeIndex, made_index
 from tests.made_packages import wheel
 from tests.servers import BACKENDS, Server, Session, require, running
 
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 TINY = "import os\nprint('imported')\nimporter = os.getpid()\nstate = []\ndef main():\n    return 5\n"
 HANGING = "import time\ntime.sleep(10_000)\n"
 

@@ -13,7 +13,7 @@ def end(client: httpx.Client, sessionid: str) -> httpx.Response:
     return client.request("DELETE", "/session", json={"sessionid": sessionid})
 
 
-def until_code(session: Any, code: str, seconds: float = 60) -> httpx.Response:
+def until_code(session: Any, code: str, seconds: float = 120) -> httpx.Response:
     """Call until the reply has this code."""
     by = time.monotonic() + seconds
     while True:
@@ -71,8 +71,7 @@ def test_nobody_ends_or_calls_anothers_session(server: Any) -> None:
 
 def test_an_idle_session_expires_by_its_ttl_and_says_so(server: Any) -> None:
     session = server.session("idler", ttl=1)
-    assert session.value("math.sqrt", 4) == 2.0
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while session.client.get("/session").json()["sessions"] and time.monotonic() < until:
         time.sleep(0.2)
     reply = session.post("math.sqrt", 4)

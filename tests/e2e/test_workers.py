@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.drills.crowds import call_request, connected, leave, metric, until
-from tests.drills.faults import calling
+from tests.drills.faults import calling, sandbox_of
 from tests.e2e.parts import Part, parts_of
 from tests.servers import REPLY_S, Server, Session, require, running
 
@@ -170,11 +170,14 @@ def test_a_killed_worker_costs_its_requests_in_flight_and_no_more(server: Server
 
 def test_what_a_killed_worker_had_under_way_is_run_to_its_end_once(server: Server, session: Session) -> None:
     until(lambda: all_up(server), "all workers")
-    mark = "__import__('time').sleep(1), open('/tmp/marks', 'a').write('x')"
-    with calling(session, "eval", mark) as reply:
+    held = Path(f"/proc/{sandbox_of(server, session).supervisor}/root/tmp/held")
+    waits = "[__import__('time').sleep(0.01) for _ in iter(lambda: __import__('os').path.exists('/tmp/held'), False)]"
+    with calling(session, "eval", f"open('/tmp/held', 'x'), {waits}, open('/tmp/marks', 'a').write('x')") as reply:
+        until(held.exists, "the call to run")
         for pid in workers_of(server):
             os.kill(pid, signal.SIGKILL)
         assert isinstance(reply.exception(REPLY_S), httpx.TransportError)
+    held.unlink()
     until(lambda: all_up(server), "fresh workers")
     assert afresh(session, "eval", "open('/tmp/marks').read()").json()["value"] == "x"
 

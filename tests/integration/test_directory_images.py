@@ -337,11 +337,11 @@ async def test_a_build_that_takes_too_long_is_ended_with_all_it_started(
     ("at_build", "said"),
     [
         (
-            "for n in range(64): open(f'/opt/kodou/env/{n}', 'wb').write(bytes(1024 * 1024))\nimport time; time.sleep(60)",
+            "for n in range(64): open(f'/opt/kodou/env/{n}', 'wb').write(bytes(1024 * 1024))\nimport time; time.sleep(600)",
             "larger than 16 MB",
         ),
         (
-            "for n in range(5000): open(f'/opt/kodou/env/{n}', 'w').close()\nimport time; time.sleep(60)",
+            "for n in range(5000): open(f'/opt/kodou/env/{n}', 'w').close()\nimport time; time.sleep(600)",
             "more than 500 files",
         ),
         (
@@ -399,7 +399,7 @@ async def test_a_build_ends_with_its_server_however_that_ends(
     finally:
         server.kill()
         await server.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while builders(backend._settings):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     for path in groups_left:

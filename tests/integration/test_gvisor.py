@@ -235,8 +235,8 @@ def test_a_session_with_packages_of_compiled_code_serves(shared: Server) -> None
 def test_a_call_over_its_time_is_ended_and_the_session_goes_on(shared: Server) -> None:
     session = shared.session()
     began = time.monotonic()
-    assert session.call("time.sleep", 60, timeout=500)["code"] == "timeout"
-    assert time.monotonic() - began < 30
+    assert session.call("time.sleep", 600, timeout=500)["code"] == "timeout"
+    assert time.monotonic() - began < 120
     assert session.value("math.sqrt", 16) == 4
     session.close()
 

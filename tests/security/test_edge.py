@@ -20,7 +20,8 @@ HOST = b"Host: 127.0.0.1\r\n"
 # Must not be answered where it hides in another request.
 HIDDEN = b"GET /healthz HTTP/1.1\r\n" + HOST + b"X-Request-ID: hidden\r\n\r\n"
 MAX_HEAD = 8192
-QUIET_S = 1.0  # after which a server that keeps the connection open has said all
+PATIENCE_S = 60.0  # for what the server is to say
+QUIET_S = 1.0  # after that: then a server that keeps the connection open has said all
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +41,18 @@ def port(server: Server) -> int:
     return int(server.url.rpartition(":")[2])
 
 
-def exchange(server: Server, *pieces: bytes, quiet_s: float = QUIET_S) -> bytes:
-    """Send, and read until the server closes or has no more to say."""
+def exchange(server: Server, *pieces: bytes, replies: int = 1) -> bytes:
+    """Send, and read until the server closes or, after so many replies, has no more to say."""
     received = b""
     with socket.create_connection(("127.0.0.1", port(server))) as sock:
-        sock.settimeout(quiet_s)
+        sock.settimeout(PATIENCE_S)
         try:
             for piece in pieces:
                 sock.sendall(piece)
             while chunk := sock.recv(65536):
                 received += chunk
+                if len(statuses(received)) >= replies:
+                    sock.settimeout(QUIET_S)
         except (TimeoutError, ConnectionError):
             pass
     return received
@@ -146,7 +149,7 @@ def test_a_header_that_counts_is_there_once(server: Server, shown: bytes, name: 
 def test_an_upgrade_is_not_made_and_the_request_is_read_whole(server: Server, session: Session, shown: bytes) -> None:
     body = json.dumps({"sessionid": session.id, "namepath": "math.sqrt", "args": [16]}).encode()
     asked = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
-    reply = exchange(server, post(shown + asked + b"Content-Length: %d\r\n" % len(body), body), HIDDEN)
+    reply = exchange(server, post(shown + asked + b"Content-Length: %d\r\n" % len(body), body), HIDDEN, replies=2)
     assert statuses(reply) == [200, 200]  # what follows is the next request, in both readings
     assert b'"value": 4.0' in reply or b'"value":4.0' in reply
 
@@ -314,26 +317,35 @@ def test_no_token_secret_or_query_is_ever_logged(server: Server) -> None:
 
 def test_a_key_over_its_rate_or_its_places_gets_429_at_once_and_another_key_is_served() -> None:
     with running(
-        "process", KODOU_REQUESTS_PER_S="2", KODOU_BURST_REQUESTS="100", KODOU_MAX_REQUESTS_PER_KEY="3"
+        "process", KODOU_REQUESTS_PER_S="0.5", KODOU_BURST_REQUESTS="100", KODOU_MAX_REQUESTS_PER_KEY="3"
     ) as server:
         ada, bob = server.session("ada"), server.session("bob")
 
+        seen = threading.Event()
+
         def hold() -> None:
-            while ada.post("time.sleep", 4).status_code == 429:  # a request below was there first
-                time.sleep(0.3)
+            while not seen.is_set():
+                if ada.post("time.sleep", 2).status_code == 429:  # a request below was there first
+                    time.sleep(0.3)
 
         threads = [threading.Thread(target=hold) for _ in range(3)]
         for thread in threads:
             thread.start()
-        until = time.monotonic() + 20
-        while (reply := ada.client.get("/session")).status_code == 200 and time.monotonic() < until:
-            time.sleep(0.3)  # until all three have come; slower than the rate
-        assert (reply.status_code, reply.json()["code"]) == (429, "rate_limited")
-        assert "under way" in reply.json()["detail"]
-        assert bob.value("math.sqrt", 4) == 2.0
-        for thread in threads:
-            thread.join()
-        replies = [ada.client.get("/session") for _ in range(150)]
+        try:
+            for _ in range(60):  # until all three have come; fewer than the burst
+                if (reply := ada.client.get("/session")).status_code != 200:
+                    break
+                time.sleep(0.3)
+            assert (reply.status_code, reply.json()["code"]) == (429, "rate_limited")
+            assert "under way" in reply.json()["detail"]
+            assert bob.value("math.sqrt", 4) == 2.0
+        finally:
+            seen.set()
+            for thread in threads:
+                thread.join()
+        replies = (
+            ada.client.get("/session") for _ in range(1000)
+        )  # whatever else this machine does, faster than the rate
         late = next(reply for reply in replies if reply.status_code == 429)
         assert "a second" in late.json()["detail"]
         assert int(late.headers["retry-after"]) >= 1
@@ -341,7 +353,7 @@ def test_a_key_over_its_rate_or_its_places_gets_429_at_once_and_another_key_is_s
 
 
 def test_two_hundred_half_open_connections_and_slow_readers_do_not_keep_others_from_their_calls() -> None:
-    with running("process", KODOU_MAX_CONNECTIONS="100", KODOU_HEADER_TIMEOUT_S="60") as server, ExitStack() as stack:
+    with running("process", KODOU_MAX_CONNECTIONS="100", KODOU_HEADER_TIMEOUT_S="600") as server, ExitStack() as stack:
         session = server.session("ada")
         reader = server.session("reader")
         before = latencies(session)
@@ -357,7 +369,7 @@ def test_two_hundred_half_open_connections_and_slow_readers_do_not_keep_others_f
         during = latencies(session)
         for name, found in (("before", before), ("during", during)):
             print(f"{name}: median {median(found) * 1000:.1f} ms, worst {max(found) * 1000:.1f} ms")
-        assert max(during) < 15  # each was answered, and none waited for a slow one's deadline
+        assert max(during) < 200  # each was answered, and none waited for a slow one's deadline
         # A new client, not only one whose connection stands already.
         assert server.bearing(token).get("/session").status_code == 200
 

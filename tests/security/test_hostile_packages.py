@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 MB = 1024 * 1024
 LIMITS = {"build_disk_mb": 48, "build_files": 4000, "build_memory_mb": 256}
-BUILD_S = 60.0
+BUILD_S = 120.0
 
 
 @dataclass
