@@ -186,6 +186,7 @@ def running(
         "KODOU_ALLOW_PROCESS_BACKEND": "1",
         "KODOU_BASE_IMAGES": BASE_IMAGES,
         "KODOU_KEEP_SESSIONS": "0",
+        "KODOU_CALL_TIMEOUT_MS": "120000",  # of calls that name none, and have all the time that a busy machine takes
         "KODOU_ORPHAN_S": "300",  # longer than a busy machine takes to start a server that was killed
         "KODOU_LOG_FORMAT": "json",
         "KODOU_LOG_LEVEL": "debug",
