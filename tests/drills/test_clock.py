@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import engine_required
@@ -68,7 +69,7 @@ def _jumped(server: Server, owner: str, jump: Callable[[], object]) -> None:
     server.kodou("keys", "revoke", server.key(f"other-{owner}")["id"])  # all that is cached is looked at anew
     for session in sessions:
         assert session.value("math.sqrt", 4) == 2.0
-    assert late.post("/environment/python/setup", json={}).status_code == 200
+    until(lambda: _served(late.post("/environment/python/setup", json={})), "a setup")
     (found,) = late.get("/session").json()["sessions"]
     assert found["state"] == "ready"
     sessions.append(server.session(ttl=TTL_S))
@@ -78,6 +79,12 @@ def _jumped(server: Server, owner: str, jump: Callable[[], object]) -> None:
     for session in sessions:
         session.close()
     server.kodou("sessions", "stop", found["id"])
+
+
+def _served(reply: httpx.Response) -> bool:
+    """A machine that is too busy for it is none whose clock was taken for its key's end."""
+    assert reply.status_code in (200, 503), reply.text
+    return reply.status_code == 200
 
 
 def _clock(server: Server) -> float:
