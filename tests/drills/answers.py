@@ -47,9 +47,8 @@ def stress(server: Server, *, sessions: int, seconds: float, seed: int, least: i
 
     try:
         at_once(sessions * CLIENTS_EACH, work)
-        for number, session in enumerate(
-            opened
-        ):  # they all live on, once what was left behind in them has ended a worker
+        # They all live on, once what was left behind in them has ended a worker.
+        for number, session in enumerate(opened):
             body = until(partial(_answer, session, "operator.add", number, seed), "an answer")
             assert body["value"] == number + seed
     finally:

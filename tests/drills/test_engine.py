@@ -22,9 +22,7 @@ from tests.servers import KODOU, Server, Session, require
 pytestmark = pytest.mark.docker
 
 MARK = 4321
-ANSWER_S = (
-    8  # how long the server waits for an answer of the engine; a start or a removal takes less, but on a busy machine
-)
+ANSWER_S = 8  # how long the server waits for an answer of the engine: longer than a start takes where it is not busy
 BOUND_S = 120.0  # a setup asks several times
 SWEPT_S = 200.0  # what nobody knows of is looked for once a minute
 
