@@ -25,11 +25,13 @@ _LOOK_S = 0.1
 _BUILDERS_S = 60.0
 
 # A server's prefix: it moves into a control group of its own, below which it makes those of its sandboxes. Where that
-# may not be had (not root), it goes on without.
+# may not be had (not root), it goes on without. All controllers: a server whose clock a drill puts forward would take
+# other servers' groups, empty just then, for old ones.
 IN_A_GROUP = (
     "/bin/sh",
     "-c",
-    """for parent in /sys/fs/cgroup /sys/fs/cgroup/memory /sys/fs/cgroup/pids /sys/fs/cgroup/cpu; do
+    """for parent in /sys/fs/cgroup /sys/fs/cgroup/memory /sys/fs/cgroup/pids /sys/fs/cgroup/cpu /sys/fs/cgroup/freezer
+       do
            group=$parent/kodou-drill-${KODOU_DATA_DIR##*/}
            test -e $parent/cgroup.procs && mkdir -p $group && echo $$ >$group/cgroup.procs
        done 2>/dev/null
@@ -154,7 +156,7 @@ def _on_engine(server: Server) -> tuple[list[str], list[str], list[str]]:
 
 def _parents(server: Server) -> list[Path]:
     name = f"kodou-drill-{server.data_dir.name}"
-    return [CGROUPS / name, *(CGROUPS / each / name for each in ("memory", "pids", "cpu"))]
+    return [CGROUPS / name, *(CGROUPS / each / name for each in ("memory", "pids", "cpu", "freezer"))]
 
 
 def _groups(server: Server) -> list[Path]:

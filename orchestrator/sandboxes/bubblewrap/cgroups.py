@@ -27,7 +27,7 @@ _FROZEN = (("cgroup.events", "frozen 1"), ("freezer.state", "FROZEN"))
 MB = 1024 * 1024
 CPU_PERIOD_US = 100_000
 MIN_CPU_QUOTA_US = 1_000  # the kernel takes no less
-_LEFT_BEHIND_S = 60.0  # longer than any is made before somebody is put in
+_LEFT_BEHIND_S = 300.0  # longer than any is made before somebody is put in (`launch.START_TIMEOUT_S`)
 _REMOVE_TRIES = 50
 _REMOVE_PAUSE_S = 0.01
 
