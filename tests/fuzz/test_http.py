@@ -18,7 +18,9 @@ from tests.servers import Server
 
 _SECONDS = 8
 _SILENCE_S = 0.4  # most of what is mutated never becomes whole; who leaves early is a case of its own
-_REPLY_S = 10.0
+_KINDS = {b"200", b"400", b"401", b"404", b"422"}  # of replies, each of which is to be seen
+_MOST = 20_000  # requests on the way to that, on a slow machine
+_REPLY_S = 60.0
 _AT_ONCE = 40  # connections, between two looks at whether the server is well
 _STATUS = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) ")
 _TOKENS = (
@@ -99,7 +101,7 @@ def test_a_mutated_request_gets_a_refusal_and_the_next_is_served(fuzzed: Server,
     sent = 0
     answered: Counter[bytes] = Counter()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        while time.monotonic() < until:
+        while time.monotonic() < until or not (answered.keys() >= _KINDS or sent > _MOST):
             tried = [_mutated(chance, seeds) for _ in range(_AT_ONCE)]
             for request, statuses in zip(
                 tried, pool.map(partial(_exchange, fuzzed, patience_s=_SILENCE_S), tried), strict=True
@@ -108,9 +110,9 @@ def test_a_mutated_request_gets_a_refusal_and_the_next_is_served(fuzzed: Server,
                 answered.update(statuses)
             sent += len(tried)
             assert fuzzed.process.poll() is None, tried
-            assert httpx.get(f"{fuzzed.url}/healthz").status_code == 200, tried
+            assert httpx.get(f"{fuzzed.url}/healthz", timeout=_REPLY_S).status_code == 200, tried
     print(f"raw requests: {sent}, replies by status: {dict(sorted(answered.items()))}")
-    assert {b"200", b"400", b"401", b"404", b"422"} <= answered.keys()
+    assert answered.keys() >= _KINDS
     assert not any(status == "500" for _, _, status in counted(fuzzed))
     assert not defects(fuzzed)
 

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.bubblewrap
 
 LIMIT = 3  # live sessions of one owner
 OWNERS = ("ada", "bob")
-CALL_S = 30.0
+CALL_S = 120.0
 TIMEOUT_S = 0.2
 _EXAMPLES = 8
 _STEPS = 25
