@@ -1,11 +1,11 @@
 """What is asked of a runner, and what one run of it took."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import msgspec
 from runner import frames
 
 from orchestrator.sandboxes.replies import Reply
@@ -26,34 +26,40 @@ class File:
     size: int
     source: bytes | BinaryIO
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """All of it, a piece at a time. Raises `OSError`; `EOFError`: it is shorter than it was."""
-        if isinstance(self.source, bytes):
-            yield self.source
-            return
-        self.source.seek(0)
-        missing = self.size
-        while missing:
-            piece = await asyncio.to_thread(self.source.read, min(missing, _PIECE_BYTES))
-            if not piece:
-                raise EOFError
-            missing -= len(piece)
-            yield piece
-
 
 async def send(files: Iterable[File], write: Callable[[bytes], Awaitable[None]]) -> None:
-    """Write one file after another, small ones together. Raises as `File.pieces`."""
+    """Write one file after another, small ones together. Raises `OSError`; `EOFError`: one is shorter than it was."""
     small: list[bytes] = []
     held = 0
+
+    async def add(piece: bytes) -> None:
+        nonlocal held
+        small.append(piece)
+        held += len(piece)
+        if held >= _TOGETHER_BYTES:
+            await write(b"".join(small))
+            small.clear()
+            held = 0
+
     for file in files:
-        async for piece in file.pieces():
-            small.append(piece)
-            held += len(piece)
-            if held >= _TOGETHER_BYTES:
-                await write(b"".join(small))
-                small, held = [], 0
+        if isinstance(file.source, bytes):
+            await add(file.source)  # at once: a generator for each of very many would hold others up
+        else:
+            async for piece in _stored(file.source, file.size):
+                await add(piece)
     if small:
         await write(b"".join(small))
+
+
+async def _stored(source: BinaryIO, size: int) -> AsyncIterator[bytes]:
+    """All of it, a piece at a time."""
+    source.seek(0)
+    while size:
+        piece = await asyncio.to_thread(source.read, min(size, _PIECE_BYTES))
+        if not piece:
+            raise EOFError
+        size -= len(piece)
+        yield piece
 
 
 @dataclass(slots=True)  # not frozen: a frozen one takes three times as long to make, and every call makes one
@@ -74,7 +80,7 @@ class Work:
         if not self.forms and not self.files:
             return b""
         head = {"forms": self.forms or (frames.JSON,), "files": [(file.name, file.size) for file in self.files]}
-        text = json.dumps(head).encode()
+        text = msgspec.json.encode(head)
         return frames.ENVELOPE.pack(len(text)) + text
 
 
