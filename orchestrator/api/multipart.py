@@ -5,11 +5,15 @@ form takes one descriptor however many parts it has.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from email.message import Message
+from time import perf_counter
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from multipart import (  # type: ignore[import-untyped]
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+)
 from starlette.types import Receive, Scope
 
 from orchestrator.api import parsing
@@ -21,15 +25,11 @@ from orchestrator.errors import InvalidRequest, PayloadTooLarge
 from orchestrator.sandboxes.work import File
 from orchestrator.settings import Settings
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
 MEDIA_TYPE = b"multipart/form-data"
 CALL = "call"
 
-# A form of more parts than this is taken apart in turns of so many bytes, as parts cost more time than what is in them.
-_MANY_PARTS = 64
-_TURN_BYTES = 8 * 1024
+# A form is taken apart for so long at a time: parts cost more time than what is in them.
+_TURN_S = 0.001
 # Of each part, and of all; past it a part goes to the file, in pieces of the first size.
 _PART_BYTES = 1024 * 1024
 _FORM_BYTES = 16 * 1024 * 1024
@@ -39,7 +39,7 @@ _NAME_CHARACTERS = 200
 # Of a form and of each part: to take one apart takes time that grows with its square.
 _HEADER_BYTES = 2048
 _BOUNDARY_CHARACTERS = 70  # RFC 2046, 5.1.1
-_AS_IT_IS = frozenset({b"", b"binary", b"8bit", b"7bit"})
+_AS_IT_IS = frozenset({"", "binary", "8bit", "7bit"})
 
 
 class Uploads:
@@ -48,6 +48,7 @@ class Uploads:
     def __init__(self, settings: Settings) -> None:
         self.spool = Spool(settings)
         self._settings = settings
+        self._turns = asyncio.Lock()
 
     async def take(self, scope: Scope, receive: Receive, owner: str) -> tuple[bytes, tuple[File, ...]]:
         """The call's JSON, and the files beside it, which count for `owner`.
@@ -56,49 +57,50 @@ class Uploads:
         """
         body = body_of(scope)
         body.bound(self._settings.max_upload_bytes)
-        form = _Form(self._settings, self.spool.of(owner))
-        # Apart from the form: neither may keep the other, and files, from going when they are done with.
-        parser = MultipartParser(_boundary(headers_of(scope)), form.callbacks(), max_header_size=_HEADER_BYTES)
+        form = _Form(self._settings, self.spool.of(owner), _boundary(headers_of(scope)))
+        spent = 0.0  # of this turn
         async for chunk in parsing.chunks(receive):
-            begin = 0
-            while begin < len(chunk):
-                end = begin + (_TURN_BYTES if form.count > _MANY_PARTS else len(chunk))
-                form.feed(parser, chunk[begin:end])
+            begun = perf_counter()
+            for _ in form.steps(chunk):
                 if form.overflows:
                     await asyncio.to_thread(form.spill)
-                body.hold(form.held)
-                begin = end
-                if begin < len(chunk):
-                    await asyncio.sleep(0)
+                if spent + perf_counter() - begun >= _TURN_S:
+                    body.hold(form.held)
+                    await self._turn()
+                    spent, begun = 0.0, perf_counter()
+            body.hold(form.held)
+            spent += perf_counter() - begun
         return await asyncio.to_thread(form.ended)
+
+    async def _turn(self) -> None:
+        """Wait for the next, behind other forms. Between any two of them all others go on, however many forms there are."""
+        async with self._turns:
+            await asyncio.sleep(0)
 
 
 class _Part:
     """One part: what has come of it, in memory or else in the form's file."""
 
-    def __init__(self) -> None:
-        self.name = ""
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.size = 0
         self.data = bytearray()
         self.begin: int | None = None  # in the file
 
 
 class _Form:
-    """The state of one body. `feed` does not block, the rest does."""
+    """The state of one body. `steps` do not block, the rest does."""
 
-    def __init__(self, settings: Settings, spool: Share) -> None:
+    def __init__(self, settings: Settings, spool: Share, boundary: bytes) -> None:
         self._settings = settings
         self._spool = spool
+        self._parser = PushMultipartParser(boundary, max_header_size=_HEADER_BYTES)
         self._file: SpoolFile | None = None
         self._pending = bytearray()  # what goes to its end
         self._file_size = 0  # with that
         self._parts: dict[str, _Part] = {}
         self._part = _Part()
-        self._headers: dict[bytes, bytes] = {}  # of that part
-        self.count = 0
-        self._header = b""
-        self._value = b""
-        self._complete = False
+        self._count = 0
         self.held = 0  # bytes in memory
 
     @property
@@ -106,13 +108,24 @@ class _Form:
         """There is something to `spill`."""
         return len(self._pending) > _PART_BYTES
 
-    def feed(self, parser: MultipartParser, chunk: bytes) -> None:
-        """Raises: MalformedRequest, InvalidRequest, PayloadTooLarge."""
+    def steps(self, chunk: bytes) -> Iterator[None]:
+        """Take in the next of the body, in as many steps as there are things in it.
+
+        Raises: MalformedRequest, InvalidRequest, PayloadTooLarge.
+        """
         try:
-            parser.write(chunk)
-        except FormParserError as exc:
-            msg = f"the body is not multipart/form-data: in or after part {self.count} it is not as its boundary says"
-            raise MalformedRequest(msg) from exc
+            for event in self._parser.parse(chunk) if chunk else ():
+                match event:
+                    case MultipartSegment():
+                        self._begin(event)
+                    case bytes():
+                        self._data(event)
+                yield
+        except MultipartError as exc:
+            msg = f"the body is not multipart/form-data: in or after part {self._count} it is not as its boundary says"
+            raise MalformedRequest(msg) from exc.with_traceback(
+                None
+            )  # the parser keeps it, and so the form and its file
 
     def spill(self) -> None:
         """Move what is to go to the file there. Raises: SpoolFull."""
@@ -123,9 +136,11 @@ class _Form:
 
     def ended(self) -> tuple[bytes, tuple[File, ...]]:
         """The call and its files. Raises: MalformedRequest: the form is cut off. InvalidRequest: there is no call. SpoolFull."""
-        if not self._complete:
+        try:
+            self._parser.close()
+        except MultipartError as exc:
             msg = "the body ends before the form's last boundary"
-            raise MalformedRequest(msg)
+            raise MalformedRequest(msg) from exc.with_traceback(None)
         call = self._parts.pop(CALL, None)
         if call is None:
             msg = f"the form has no part {CALL!r}: that is where the call's JSON goes"
@@ -139,63 +154,29 @@ class _Form:
             return File(part.name, part.size, bytes(part.data))
         return File(part.name, part.size, window(self._file, part.begin, part.size))
 
-    def callbacks(self) -> "MultipartCallbacks":
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_name,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._named,
-            "on_part_data": self._data,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        self.count += 1
-        if self.count > self._settings.max_upload_parts:
+    def _begin(self, segment: MultipartSegment) -> None:
+        self._count += 1
+        if self._count > self._settings.max_upload_parts:
             msg = f"the form has more than {self._settings.max_upload_parts} parts"
             raise InvalidRequest(msg)
-        self.held += _OF_A_PART_BYTES
-        self._part = _Part()
-        self._headers.clear()
-
-    def _header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        self._headers[self._header.lower()] = self._value
-        self._header = self._value = b""
-
-    def _named(self) -> None:
-        part = self._part
-        part.name = self._name(self._headers)
-        if part.name in self._parts:
-            msg = "there is more than one part of that name"
-            raise InvalidRequest(msg, field=part.name)
-        if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _AS_IT_IS:
-            msg = "a part with a Content-Transfer-Encoding is not accepted: send its bytes as they are"
-            raise InvalidRequest(msg, field=part.name)
-        self._parts[part.name] = part
-
-    def _name(self, headers: Mapping[bytes, bytes]) -> str:
-        _, parameters = parse_options_header(headers.get(b"content-disposition"))
-        try:
-            name = parameters.get(b"name", b"").decode()
-        except UnicodeDecodeError:
-            name = ""
+        name = segment.name or ""
         if not 0 < len(name) <= _NAME_CHARACTERS:
-            msg = f"part {self.count} has no name of 1 to {_NAME_CHARACTERS} characters in UTF-8"
+            msg = f"part {self._count} has no name of 1 to {_NAME_CHARACTERS} characters in UTF-8"
             raise MalformedRequest(msg)
-        return name
+        if name in self._parts:
+            msg = "there is more than one part of that name"
+            raise InvalidRequest(msg, field=name)
+        if segment.header("Content-Transfer-Encoding", "").strip().lower() not in _AS_IT_IS:
+            msg = "a part with a Content-Transfer-Encoding is not accepted: send its bytes as they are"
+            raise InvalidRequest(msg, field=name)
+        self.held += _OF_A_PART_BYTES
+        self._part = self._parts[name] = _Part(name)
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
+    def _data(self, data: bytes) -> None:
         part = self._part
-        part.data += memoryview(data)[start:end]
-        part.size += end - start
-        self.held += end - start
+        part.data += data
+        part.size += len(data)
+        self.held += len(data)
         limit = self._settings.max_body_bytes
         if part.name == CALL and part.size > limit:
             msg = f"the part {CALL!r} is over the limit of {limit} bytes; what is large goes into other parts"
@@ -211,14 +192,12 @@ class _Form:
         self._file_size += len(part.data)
         part.data.clear()
 
-    def _end(self) -> None:
-        self._complete = True
-
 
 def _boundary(headers: Mapping[bytes, bytes]) -> bytes:
-    _, parameters = parse_options_header(headers[b"content-type"][:_HEADER_BYTES])
-    boundary = parameters.get(b"boundary", b"")
-    if not 0 < len(boundary) <= _BOUNDARY_CHARACTERS:
+    head = Message()
+    head["Content-Type"] = headers[b"content-type"][:_HEADER_BYTES].decode("latin-1")
+    boundary = head.get_boundary("")
+    if not 0 < len(boundary) <= _BOUNDARY_CHARACTERS or not boundary.isascii():
         msg = f"the Content-Type of a form names its boundary, of 1 to {_BOUNDARY_CHARACTERS} characters"
         raise MalformedRequest(msg)
-    return boundary
+    return boundary.encode()

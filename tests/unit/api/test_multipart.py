@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
@@ -77,10 +78,23 @@ async def test_the_call_may_come_before_its_files_or_after(api: Any, first: bool
 
 
 async def test_what_common_clients_send_is_taken(api: Any) -> None:
-    files = {"call": (None, json.dumps(CALL), "application/json"), "data": ("a.bin", b"abc")}
+    files = {"call": (None, json.dumps(CALL), "application/json"), 'da"ta': ("a.bin", b"abc")}
     reply = await api.client.post(URL, files=files, headers=await api.bearer())
     assert reply.status_code == 200, reply.text
-    assert contents(api.sessions.work[0].files) == {"data": b"abc"}
+    assert contents(api.sessions.work[0].files) == {'da"ta': b"abc"}
+
+
+@pytest.mark.parametrize(
+    "told", ["boundary=xyz; charset=utf-8", 'charset=utf-8;Boundary="xyz"', 'x="; boundary=no"; boundary=xyz']
+)
+async def test_a_boundary_is_found_among_other_parameters(api: Any, told: str) -> None:
+    assert (await post(api, form(call(), ("data", b"1")), f"multipart/form-data; {told}")).status_code == 200
+
+
+async def test_a_boundary_may_be_of_any_characters_though_it_be_unquoted(api: Any) -> None:
+    boundary = "----=_Part_1:2/3?"
+    body = form(call(), ("data", b"1"), boundary=boundary.encode())
+    assert (await post(api, body, f"multipart/form-data; boundary={boundary}")).status_code == 200
 
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=50)
@@ -89,13 +103,19 @@ async def test_what_common_clients_send_is_taken(api: Any) -> None:
     files=st.dictionaries(
         st.sampled_from("abcdé"), st.binary(max_size=300) | st.text("\r\n-xyz").map(str.encode), max_size=4
     ),
+    around=st.sampled_from([b"", b"\r\n", b"\r\nFor readers that know no forms.\r\n\r\n", b"\r\n--xy\r\n-\r\n"]),
     cuts=st.lists(st.integers(0, 800), max_size=12),
 )
 async def test_files_are_the_same_however_the_body_is_cut(
-    tmp_path_factory: pytest.TempPathFactory, memory: tuple[int, int], files: dict[str, bytes], cuts: list[int]
+    tmp_path_factory: pytest.TempPathFactory,
+    memory: tuple[int, int],
+    files: dict[str, bytes],
+    around: bytes,
+    cuts: list[int],
 ) -> None:
+    """What stands around the parts, where RFC 2046 (5.1.1) lets something stand, is passed over."""
     files = {name: data for name, data in files.items() if b"\r\n--xyz" not in b"\r\n" + data}
-    body = form(*files.items(), call())
+    body = around + form(*files.items(), call()) + around
     ends = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multipart, "_PART_BYTES", memory[0])
@@ -116,7 +136,7 @@ async def test_any_bytes_are_a_form_or_are_refused(tmp_path_factory: pytest.Temp
 
 
 async def take(
-    pieces: list[bytes], settings: Settings, held: HeldBytes | None = None
+    pieces: list[bytes], settings: Settings, held: HeldBytes | None = None, uploads: multipart.Uploads | None = None
 ) -> tuple[bytes, tuple[File, ...]]:
     """What `Uploads` makes of a body in these pieces, behind the edge's bounds."""
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
@@ -127,7 +147,8 @@ async def take(
 
     headers = {b"content-type": b"multipart/form-data; boundary=xyz"}
     body = Body(receive, headers, settings.max_body_bytes, held or HeldBytes(settings.max_held_bytes))
-    return await multipart.Uploads(settings).take({"state": {"headers": headers, "body": body}}, body.receive, "ada")
+    uploads = uploads or multipart.Uploads(settings)
+    return await uploads.take({"state": {"headers": headers, "body": body}}, body.receive, "ada")
 
 
 async def test_a_large_file_lies_on_disk_without_a_name(api: Any) -> None:
@@ -203,6 +224,9 @@ async def test_no_more_is_held_in_memory_than_a_few_megabytes_whatever_is_sent(t
         (form(call(), ("Content-Disposition: form-data", b"1")), 400, None),
         (form(call(), ('Content-Disposition: form-data; name=""', b"1")), 400, None),
         (form(call(), ("Content-Type: text/plain", b"1")), 400, None),
+        (form(call(), ('Content-Disposition: attachment; name="data"', b"1")), 400, None),
+        (form(call(), ('Content-Disposition: form-data; name="data"\r\nContent-Length: 2', b"1")), 400, None),
+        (b"xyz" + form(call()), 400, None),
         (form(call(), ("x" * 201, b"1")), 400, None),
         (
             form(call(), ('Content-Disposition: form-data; name="a"\r\nContent-Transfer-Encoding: base64', b"")),
@@ -270,18 +294,38 @@ async def test_too_many_parts_are_refused(make_api: Any) -> None:
     assert "3" in reply.json()["detail"]
 
 
-async def test_many_small_parts_let_others_run_and_are_counted(tmp_path: Path) -> None:
-    """Each takes more time and memory than its bytes do."""
-    sent = {f"f{number}": b"x" for number in range(5000)}
-    running = asyncio.create_task(take([form(call(), *sent.items())], Settings(data_dir=tmp_path)))
-    turns = 0
-    while not running.done():
-        turns += 1
-        await asyncio.sleep(0)
-    assert turns > 20
-    assert contents((await running)[1]) == sent
+async def test_many_small_parts_are_counted(tmp_path: Path) -> None:
+    """Each takes more memory than its bytes do."""
+    sent = form(call(), *((f"f{number}", b"x") for number in range(5000)))
     with pytest.raises(Unavailable):
-        await take([form(call(), *sent.items())], Settings(data_dir=tmp_path), HeldBytes(2 * MIB))
+        await take([sent], Settings(data_dir=tmp_path), HeldBytes(2 * MIB))
+
+
+async def test_forms_take_turns_and_others_run_between_any_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part takes more time than its bytes do, in whatever piece of the body it comes."""
+    settings = Settings(data_dir=tmp_path)
+    uploads = multipart.Uploads(settings)
+    begun: list[str] = []
+
+    class Part(multipart._Part):
+        def __init__(self, name: str = "") -> None:
+            super().__init__(name)
+            begun.append(name[:1])
+
+    monkeypatch.setattr(multipart, "_Part", Part)
+    monkeypatch.setattr(multipart, "_TURN_S", 0.0)  # so that each step is a turn
+    sent = [{f"{owner}{number}": b"" for number in range(100)} for owner in "123"]
+    bodies = [form(*files.items(), call()) for files in sent]
+    running = [asyncio.create_task(take([body], settings, uploads=uploads)) for body in bodies]
+    await asyncio.sleep(0)  # the first step of each waits for nobody
+    in_a_pass = []
+    while not all(task.done() for task in running):
+        before = len(begun)
+        await asyncio.sleep(0)
+        in_a_pass.append(len(begun) - before)
+    assert max(in_a_pass) == 1
+    assert Counter(begun[90:150]) == {"1": 20, "2": 20, "3": 20}
+    assert [contents((await task)[1]) for task in running] == sent
 
 
 async def test_all_files_on_disk_have_one_bound_and_make_room_when_they_go(make_api: Any) -> None:
@@ -339,6 +383,20 @@ async def test_a_spool_that_cannot_be_made_is_told_as_a_full_one(tmp_path: Path)
     (tmp_path / "spool").write_text("in the way")
     with pytest.raises(SpoolFull):
         await take([form(call(), ("data", b"x" * 2 * MIB))], Settings(data_dir=tmp_path))
+
+
+async def test_the_file_of_a_form_that_is_none_goes_at_once(tmp_path: Path) -> None:
+    body = form(call(), ("data", b"x" * 2 * MIB), ending=b"\r\nnot a header\r\n")
+    settings = Settings(data_dir=tmp_path)
+    uploads = multipart.Uploads(settings)
+    gc.disable()  # which would find it too, at some time
+    try:
+        with contextlib.suppress(InvalidRequest):
+            await take([body], settings, uploads=uploads)
+        await asyncio.to_thread(int)  # so that the thread which wrote it holds nothing of it
+        assert uploads.spool.bytes == 0
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_leaves_inside_an_upload_leaves_nothing(tmp_path: Path) -> None:

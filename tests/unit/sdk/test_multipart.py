@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from contextlib import suppress
+from io import BytesIO
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kodou.errors import BadReply
 from kodou.multipart import FormReader, form
-from python_multipart.multipart import parse_form
+from multipart import MultipartParser  # type: ignore[import-untyped]
 
 CONTENT_TYPE = 'multipart/form-data; boundary="b1"'
 
@@ -25,28 +26,11 @@ def test_what_is_sent_is_read_by_the_servers_parser(call: bytes, files: list[byt
     sent = form(call, {f"f{i}": data for i, data in enumerate(files)})
     body = b"".join(sent)
     assert len(body) == sent.size
-    found: dict[str, bytes] = {}
-
-    def take(item: object) -> None:
-        if hasattr(item, "file_object"):
-            item.file_object.seek(0)
-            found[item.field_name.decode()] = item.file_object.read()
-            item.close()
-        else:
-            found[item.field_name.decode()] = item.value or b""  # type: ignore[attr-defined]
-
-    headers = {"Content-Type": sent.content_type.encode(), "Content-Length": str(sent.size).encode()}
-    parse_form(headers, _Body(body), take, take)  # type: ignore[arg-type]
+    found = {}
+    for item in MultipartParser(BytesIO(body), sent.boundary, sent.size, strict=True):
+        found[item.name] = item.file.read()
+        item.close()
     assert found == {"call": call, **{f"f{i}": data for i, data in enumerate(files)}}
-
-
-class _Body:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, count: int) -> bytes:
-        data, self._data = self._data[:count], self._data[count:]
-        return data
 
 
 def read(body: bytes, cuts: Collection[int] = (), content_type: str = CONTENT_TYPE) -> dict[str, bytes]:
