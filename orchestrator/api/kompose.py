@@ -24,10 +24,10 @@ from orchestrator.auth.keys import Principal
 from orchestrator.composition.aside import aside
 from orchestrator.composition.calling import Asked, Calling
 from orchestrator.composition.extra import ExtraSessions
+from orchestrator.composition.files import check_all_named, check_all_sent
 from orchestrator.composition.parts import Part, Plan, Spread
 from orchestrator.composition.plan import plan
 from orchestrator.composition.run import Composition
-from orchestrator.composition.tags import FILES, tagged
 from orchestrator.errors import Forbidden, InvalidRequest, KodouError
 from orchestrator.sandboxes.events import Events
 from orchestrator.sandboxes.work import File, Work
@@ -100,6 +100,7 @@ class KomposeEndpoint:
             return partial(self._sessions.call, sessionid, principal, work, timeout_s=timeout_s)
         for part in cut.parts:
             await self._check_part(part, principal)
+        await aside(len(body), check_all_sent, cut.parts, files)
         asked = Asked(principal, timeout_s, wanted.forms, wanted.flags, files, len(body))
         return self._composition(cut, asked).run
 
@@ -118,7 +119,7 @@ class KomposeEndpoint:
             max_stages=settings.max_stages,
         )
         if cut is not None:
-            _check_all_named(composed.request, files)
+            check_all_named(composed.request, files)
         return composed, cut
 
     def _composition(self, cut: Plan, asked: Asked) -> Composition:
@@ -206,14 +207,3 @@ def _check_egress(principal: Principal, settings: Settings) -> None:
         msg = "this server does not allow network egress"
         raise Forbidden(msg)
     principal.require("egress")
-
-
-def _check_all_named(request: object, files: tuple[File, ...]) -> None:
-    """Raises: InvalidRequest: a file that no part of the composition names."""
-    if not files:
-        return
-    unnamed = {file.name for file in files} - {found[tag] for found, tag in tagged(request, FILES)}
-    if unnamed:
-        name = min(unnamed)
-        msg = f"the part {name!r} was sent, and nothing in the request names it"
-        raise InvalidRequest(msg, field=name)

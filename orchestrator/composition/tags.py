@@ -26,11 +26,17 @@ def tagged(value: Any, tags: Collection[str]) -> Iterator[tuple[dict[str, Any], 
         if type(found) is list:
             left += found
         elif type(found) is dict:
-            left += _plain(found).values()
-            yield from ((found, tag) for tag in tags if found.keys() in _MEMBERS[tag] and type(found[tag]) is str)
+            left += plain(found).values()
+            if (tag := tag_among(tags, found)) is not None:
+                yield found, tag
 
 
-def _plain(members: dict[str, Any]) -> dict[str, Any]:
+def tag_among(tags: Collection[str], members: dict[str, Any]) -> str | None:
+    """The one of `tags` that an object is, if any."""
+    return next((tag for tag in tags if members.keys() in _MEMBERS[tag] and type(members[tag]) is str), None)
+
+
+def plain(members: dict[str, Any]) -> dict[str, Any]:
     """Whose values are to be looked at: of an escaped object, its members, which are no tags."""
     escaped = members.get("$object") if len(members) == 1 else None
     return escaped if type(escaped) is dict else members

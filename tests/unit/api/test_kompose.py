@@ -254,6 +254,16 @@ async def test_a_file_that_nothing_names_is_refused(api: Any) -> None:
     assert (reply.status_code, reply.json()["code"], reply.json()["field"]) == (422, "invalid_request", "data")
 
 
+async def test_a_file_that_is_not_there_is_refused_before_any_part_runs(api: Any) -> None:
+    ada = await held(api)
+    pipes = [{"pipeline": ["int"]}, {"pipeline": ["str", [{"name": "max", "args": [{"$file": "absent"}]}]]}]
+    reply = await api.client.post("/kompose", params={"jwt": ada.session}, json={"pipes": pipes})
+    told = {name: reply.json().get(name) for name in ("code", "field", "pipe", "stage")}
+    field = "pipes[1].pipeline[1][0].args[0]"
+    assert (reply.status_code, told) == (422, {"code": "invalid_request", "field": field, "pipe": 1, "stage": 1})
+    assert not api.sessions.work
+
+
 # --- what is refused ---
 
 

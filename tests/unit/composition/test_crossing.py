@@ -21,7 +21,7 @@ from orchestrator.composition.trail import Trail
 from orchestrator.errors import SandboxLost, SpoolFull
 from orchestrator.sandboxes.content import Whole
 from orchestrator.sandboxes.replies import NotSerializable, Raised, RefusedCall, Reply, Typed, Value
-from orchestrator.sandboxes.work import File
+from orchestrator.sandboxes.work import File, send
 from orchestrator.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +125,13 @@ class Pieces(Whole):
 
 
 async def read(file: File) -> bytes:
-    return b"".join([piece async for piece in file.pieces()])
+    written: list[bytes] = []
+
+    async def write(piece: bytes) -> None:
+        written.append(piece)
+
+    await send([file], write)
+    return b"".join(written)
 
 
 @pytest.mark.parametrize("size", [0, 10, 700_000, 3_000_000])
