@@ -48,7 +48,7 @@ decode = msgspec.json.Decoder(CallBody).decode
 
 async def members(body: bytes, *, max_depth: int) -> tuple[str | UnsetType, Timeout | UnsetType]:
     """The session id and the timeout. Raises: MalformedRequest, InvalidRequest."""
-    await check_depth(body, max_depth=max_depth)
+    await check(body, max_depth=max_depth)
     try:
         call = decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -72,12 +72,17 @@ def _unread(error: Exception) -> InvalidRequest:
     return MalformedRequest(f'{told}; in a body of over {most}, write NaN and infinities as {{"$float": "NaN"}}')
 
 
-async def check_depth(body: bytes, *, max_depth: int) -> None:
-    """As `parsing.check_depth`, without holding others up."""
+async def check(body: bytes, *, max_depth: int) -> None:
+    """What msgspec does not look at. Raises: MalformedRequest: not UTF-8. InvalidRequest: nested too deep."""
     if len(body) > _LARGE_BYTES:
-        await asyncio.to_thread(parsing.check_depth, body, max_depth=max_depth)
+        await asyncio.to_thread(_check, body, max_depth)
     else:
-        parsing.check_depth(body, max_depth=max_depth)
+        _check(body, max_depth)
+
+
+def _check(body: bytes, max_depth: int) -> None:
+    parsing.check_depth(body, max_depth=max_depth)
+    parsing.check_utf_8(body)
 
 
 def members_slowly(body: bytes, *, max_depth: int) -> tuple[str | UnsetType, Timeout | UnsetType]:

@@ -8,6 +8,7 @@ which serves a request hidden in the body of another.
 
 import asyncio
 import math
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,9 @@ _WAITING_REQUESTS = 16
 # Paths that may be remembered: those of the hot routes are short, and a query may hold a token.
 _SHORT_PATH_BYTES = 200
 _LINE_BYTES = 4  # `: ` and the line's end
+_VERSIONS = frozenset({"1.0", "1.1"})
+# A slash within a segment, which is none between two (RFC 3986, 2.2): who checks paths before us does not see one there.
+_SLASH = re.compile("%2f", re.IGNORECASE)
 
 
 class Connection(HttpToolsProtocol):
@@ -129,9 +133,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.behind or self.pending_bytes > self.max_head_bytes:
             self._check_size()
-        if not self.url.startswith(b"/"):
-            # Whole URLs and authorities are for proxies, and this is none.
+        if not self.url.startswith(b"/") or b"#" in self.url:
+            # Whole URLs and authorities are for proxies, and this is none; fragments stay with the client.
             self._fail(MalformedRequest("the request's target must be a path"))
+        if self.parser.get_http_version() not in _VERSIONS:
+            self._fail(MalformedRequest("the request is not HTTP/1.1"))
         self.pending_bytes = 0
         self.in_head = False
         self.upgrading = self.parser.should_upgrade()
@@ -330,7 +336,7 @@ def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
     """Path, the path as it came, and the query. Raises HttpParserError."""
     parsed = parse_url(url)
     path = parsed.path.decode("ascii")
-    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+    return unquote(_SLASH.sub("%252F", path)) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 _target = lru_cache(maxsize=256)(_parsed)

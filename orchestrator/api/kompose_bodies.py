@@ -53,6 +53,7 @@ class Composed:
 def read(body: bytes, *, max_depth: int, max_values: int) -> Composed:
     """`max_values`: of a body that has to be taken apart. Raises: MalformedRequest, InvalidRequest, PayloadTooLarge."""
     parsing.check_depth(body, max_depth=max_depth)
+    parsing.check_utf_8(body)
     try:
         read = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -5,6 +5,7 @@ surrogates, numbers that overflow, `NaN` and infinities where they make no sense
 pass and answers 500 to others.
 """
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -184,6 +185,20 @@ def loads(body: bytes, *, max_depth: int, any_number: bool = False) -> object:
     if _SURROGATE_ESCAPE.search(body):
         _refuse_surrogates(value)
     return value
+
+
+def check_utf_8(body: bytes) -> None:
+    """For parsers that pass over what they are not asked for. Raises: MalformedRequest: says where."""
+    if body.isascii():  # as nearly all are
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(body), _PIECE_BYTES):
+        begun = len(decoder.getstate()[0])  # of a character
+        try:
+            decoder.decode(body[at : at + _PIECE_BYTES], at + _PIECE_BYTES >= len(body))
+        except UnicodeDecodeError as exc:
+            msg = f"the body is not UTF-8: byte {at - begun + exc.start}"
+            raise MalformedRequest(msg) from exc
 
 
 def check_depth(body: bytes, *, max_depth: int) -> None:

@@ -119,11 +119,20 @@ def test_a_request_that_readers_read_differently_is_refused_and_the_connection_c
     "start",
     [b"GET http://127.0.0.1/session HTTP/1.1", b"CONNECT 127.0.0.1:80 HTTP/1.1", b"OPTIONS * HTTP/1.1",
      b"GET session HTTP/1.1", b"GET /healthz", b"GET /healthz HTTP/1.2", b"GET /h\x00 HTTP/1.1", b"get /healthz HTTP/1.1",
-     b"PRI * HTTP/2.0"],
-    ids=range(9),
+     b"PRI * HTTP/2.0", b"GET /healthz HTTP/2.0", b"GET /healthz HTTP/0.9", b"GET /healthz#top HTTP/1.1"],
+    ids=range(12),
 )  # fmt: skip
 def test_only_http_1_and_paths_are_asked_for(server: Server, shown: bytes, start: bytes) -> None:
     assert statuses(exchange(server, start + b"\r\n" + (HOST + shown if b"HTTP" in start else b"") + b"\r\n")) == [400]
+
+
+def test_a_slash_that_is_written_as_another_character_separates_nothing(server: Server, shown: bytes) -> None:
+    """A proxy that lets only some paths through would see one segment, and we two."""
+    last = HOST + shown + b"Connection: close\r\n\r\n"
+    assert statuses(exchange(server, b"GET /environment/python HTTP/1.1\r\n" + last)) == [200]
+    assert statuses(exchange(server, b"GET /environment/%70ython HTTP/1.1\r\n" + last)) == [200]
+    assert statuses(exchange(server, b"GET /environment%2Fpython HTTP/1.1\r\n" + last)) == [404]
+    assert statuses(exchange(server, b"GET /environment%2fpython HTTP/1.1\r\n" + last)) == [404]
 
 
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b"deflate, chunked"])

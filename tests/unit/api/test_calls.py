@@ -209,6 +209,7 @@ async def test_integers_of_any_size_reach_the_function(api: Any) -> None:
         (b'\xef\xbb\xbf{"sessionid": "s", "namepath": "a"}', 400, None),
         ('{"sessionid": "s", "namepath": "a"}'.encode("utf-16"), 400, None),
         (b'{"sessionid": "\xff", "namepath": "a"}', 400, None),
+        (b'{"sessionid": "s", "namepath": "a", "args": ["\xff"]}', 400, None),
         (b"[]", 422, None),
         (b'"text"', 422, None),
         (b"{}", 422, "namepath"),

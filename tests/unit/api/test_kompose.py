@@ -272,6 +272,7 @@ async def test_a_file_that_is_not_there_is_refused_before_any_part_runs(api: Any
     [
         (b"", 400, None),
         (b'{"pipeline": ["x"]', 400, None),
+        (b'{"pipeline": ["x"], "args": ["\xff"]}', 400, None),
         (b"[]", 422, None),
         (b"{}", 422, "pipeline"),
         (b'{"pipeline": ["x"], "pipes": [{"pipeline": ["x"]}]}', 422, "pipes"),

@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -190,3 +191,19 @@ async def test_a_client_that_leaves_inside_the_body_is_told_from_a_short_body() 
 
     with pytest.raises(ClientDisconnect):
         await parsing.read_body(receive)
+
+
+@given(st.binary(max_size=40) | st.text(max_size=20).map(str.encode), st.integers(1, 9))
+def test_what_is_no_utf_8_is_found_where_it_is_however_it_is_cut(body: bytes, piece: int) -> None:
+    def told(check: Callable[[bytes], object]) -> str | None:
+        try:
+            check(body)
+        except UnicodeDecodeError as exc:
+            return f"the body is not UTF-8: byte {exc.start}"
+        except MalformedRequest as error:
+            return error.detail
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parsing, "_PIECE_BYTES", piece)
+        assert told(parsing.check_utf_8) == told(bytes.decode)
