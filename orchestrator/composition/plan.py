@@ -104,9 +104,11 @@ class _Planner:
     def _with_first_list(self, spread: Spread) -> Spread:
         """The first operation of all: its list is its own, or the only argument."""
         args = self._first.get("args", self._first.get("tuple", []))
+        args = [] if args == {} else args  # no arguments by name are none at all
         if self._first.get("kwargs") or type(args) is dict:
             msg = "a list operation takes no keyword arguments"
-            raise InvalidRequest(msg, field="kwargs", place=spread.place.members())
+            field = "kwargs" if self._first.get("kwargs") else "args"
+            raise InvalidRequest(msg, field=field, place=spread.place.members())
         given = len(args) if type(args) is list else 1  # what is no list is the runner's to refuse
         if given != (0 if spread.items is not None else 1):
             raise _refused_list(spread, "its list has to be here, or given to it as the only argument")

@@ -70,6 +70,8 @@ CALLS = {
     "no such attribute": Case({"namepath": ["math", "pi", "x"]}, 422, "attribute_not_found", "namepath[2]"),
     "arguments for a value": Case({"namepath": "math.pi", "args": [1]}, 422, "not_callable", "args"),
     "keywords for a value": Case({"namepath": "math.pi", "kwargs": {"a": 1}}, 422, "not_callable", "kwargs"),
+    "keywords in args for a value": Case({"namepath": "math.pi", "args": {"a": 1}}, 422, "not_callable", "args"),
+    "typed ones for a value": Case({"namepath": "math.pi", "tuple": [{"1": "int"}]}, 422, "not_callable", "tuple"),
     "a value called on the way": Case(
         {"namepath": ["math", {"name": "pi", "args": []}, "real"]}, 422, "not_callable", "namepath[1]"
     ),

@@ -52,7 +52,7 @@ class Step:
 class Request:
     """What to call and with what. Without steps there is nothing to call, only something to drop."""
 
-    __slots__ = ("drop", "keep", "keywords", "positional", "steps")
+    __slots__ = ("drop", "fields", "keep", "keywords", "positional", "steps")
 
     def __init__(
         self,
@@ -61,7 +61,10 @@ class Request:
         keywords: dict[str, Any],
         keep: bool = False,
         drop: list[str] | None = None,
+        fields: tuple[str, str] = ("args", "kwargs"),
     ) -> None:
+        """`fields`: where positional and keyword arguments stand in the request."""
+        self.fields = fields
         self.steps = steps
         self.positional = positional
         self.keywords = keywords
@@ -82,7 +85,13 @@ def parse(body: bytes, reader: Reader) -> Request:
         msg = "the member 'namepath' is missing"
         raise InvalidRequest(msg, "namepath")
     reader.finish()
-    return Request(steps, positional or [], keywords or {}, keep, drop)
+    return Request(steps, positional or [], keywords or {}, keep, drop, argument_fields(members))
+
+
+def argument_fields(members: dict[str, Any]) -> tuple[str, str]:
+    """The members that hold positional and keyword arguments."""
+    by_name = "args" if type(members.get("args")) is dict and not members.get("kwargs") else "kwargs"
+    return "tuple" if "tuple" in members else "args", by_name
 
 
 class Reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..refusal import InvalidRequest
-from .arguments import check_members
+from .arguments import argument_fields, check_members
 from .listops import ListOperation
 from .namepath import call, made, resolve
 from .strict import load
@@ -40,7 +40,7 @@ class Composition:
         self._positional: list[Any] | Tuple = positional or []
         self._keywords = keywords or {}
         self._piped = piped
-        self._fields = ("tuple" if "tuple" in members else "args", "kwargs")
+        self._fields = argument_fields(members)
         self.keep, self.drop = reader.kept(members)
         self._lone = "listop" in members
         self._stages = self._read(members, reader)
@@ -72,7 +72,7 @@ class Composition:
     def _check_first(self, operation: ListOperation, given: int) -> None:
         if self._keywords:
             msg = "a list operation takes no keyword arguments"
-            raise InvalidRequest(msg, "kwargs")
+            raise InvalidRequest(msg, self._fields[1])
         operation.check_given(given)
 
     def run(self, *, max_items: int, after_each: Callable[[], None]) -> Any:

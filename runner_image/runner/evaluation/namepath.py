@@ -23,9 +23,6 @@ _import = __import__
 OUR_FILES = __file__.rpartition("/")[0].rpartition("/")[0] + "/"
 IMPORT_MACHINERY = "<frozen importlib."
 
-# Where the arguments of a request stand in it.
-_FIELDS = ("args", "kwargs")
-
 # Names that no module has: to look for one on all of the path again takes longer than most calls.
 _found_builtins: set[str] = set()
 # Python notes here which warnings it has shown with a line of this file as their place.
@@ -40,9 +37,8 @@ def apply(request: Request) -> Any:
     """
     if not request.steps:
         return None
-    positional = request.positional
-    fields = _FIELDS if isinstance(positional, list) else ("tuple", "kwargs")
-    return call(resolve(request.steps), request.steps[-1], positional, request.keywords, fields)
+    steps = request.steps
+    return call(resolve(steps), steps[-1], request.positional, request.keywords, request.fields)
 
 
 def resolve(steps: list[Step]) -> Any:

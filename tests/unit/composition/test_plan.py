@@ -134,6 +134,9 @@ def test_places_are_those_of_the_request() -> None:
         ({"listop": {**MAP, "list": None}, "args": [[1]]}, "listop.list", {}),
         ({"listop": {**MAP, "list": [1]}, "args": [[2]]}, "listop.list", {}),
         ({"listop": {**MAP, "list": [1]}, "kwargs": {"a": 1}}, "kwargs", {}),
+        ({"listop": {**MAP, "list": [1]}, "args": {"a": 1}}, "args", {}),
+        ({"listop": MAP, "args": {}}, "listop.list", {}),
+        ({"listop": {**MAP, "list": [1]}, "args": ""}, "listop.list", {}),
         ({"args": [1], "pipeline": ["x", {**MAP, "list": [1]}]}, "pipeline[1].list", {"stage": 1}),
         ({"listop": {**MAP, "list": [1, 2, "3", ["int"]]}}, "listop.list[2]", {}),
         ({"listop": {**MAP, "list": [1, True, ["int"]]}}, "listop.list[1]", {}),
@@ -150,6 +153,13 @@ def test_what_is_wrong_is_refused_by_name(request_: dict[str, Any], field: str, 
     with pytest.raises(InvalidRequest) as refused:
         cut(request_)
     assert (refused.value.field, refused.value.place) == (field, place)
+
+
+@pytest.mark.parametrize("none", [{"args": {}}, {"args": []}, {"tuple": []}, {"kwargs": {}}])
+def test_an_operation_with_a_list_of_its_own_takes_none_of_the_arguments_that_are_not_there(
+    none: dict[str, Any],
+) -> None:
+    assert shown({"listop": {**MAP, "list": [1]}, **none}) == [("own", 2), ("own", [LIST])]
 
 
 def test_what_only_looks_like_a_reference_may_cross() -> None:

@@ -113,6 +113,7 @@ def test_references_are_arguments_stages_and_results(session: Session) -> None:
         ({"pipeline": [{"op": "map", "function": "len", "list": []}], "args": [1]}, "pipeline[0].list", 0),
         ({"pipeline": [{"op": "map", "function": "len"}], "args": [1, 2]}, "pipeline[0].list", 0),
         ({"pipeline": [{"op": "map", "function": "len"}], "args": [1], "kwargs": {"a": 1}}, "kwargs", 0),
+        ({"pipeline": [{"op": "map", "function": "len"}], "args": {"a": 1}}, "args", 0),
         ({"pipeline": ["len"], "arg": [1]}, "arg", None),
         ({"pipeline": ["len"], "args": [1], "tuple": []}, "tuple", None),
         ({"pipeline": ["len"], "keep": 1}, "keep", None),
