@@ -25,6 +25,8 @@ def spread(stage: Any, session: str, place: Place, *, max_parallel: int) -> Spre
     if type(operation) is not dict or "parallel" not in operation:
         return None
     field = ".".join(step for step in (place.field, "listop" if wrapped else "") if step)
+    if wrapped:
+        _refuse_others(stage, place)
     check = _Check(operation, field, place)
     parallel = check.parallel(max_parallel)
     if parallel == 1:
@@ -32,6 +34,14 @@ def spread(stage: Any, session: str, place: Place, *, max_parallel: int) -> Spre
     items, constructor = check.items()
     bare = {name: operation[name] for name in ("op", "function")}
     return Spread(session, place, field, bare, parallel, items, constructor)
+
+
+def _refuse_others(stage: dict[str, Any], place: Place) -> None:
+    """As the runner would, who does not see this stage. Raises `InvalidRequest`."""
+    for name in stage.keys() - {"listop"}:
+        msg = "unknown member; a stage that is a list operation has listop, nothing else"
+        field = ".".join(step for step in (place.field, name[:100]) if step)
+        raise InvalidRequest(msg, field=field, place=place.members())
 
 
 class _Check:

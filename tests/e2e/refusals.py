@@ -47,6 +47,13 @@ BODIES = {
     "a timeout of no time": Case(called(timeout=0), 422, INVALID, "timeout"),
     "a timeout in words": Case(called(timeout="soon"), 422, INVALID, "timeout"),
     "a timeout that is no number": Case(called(timeout=[5]), 422, INVALID, "timeout"),
+    "a timeout before now": Case(called(timeout=-5), 422, INVALID, "timeout"),
+    "a timeout that is a fraction in words": Case(called(timeout="1.5"), 422, INVALID, "timeout"),
+    "a timeout of too many digits": Case(called(timeout="1" * 21), 422, INVALID, "timeout"),
+    "a timeout that is null": Case(called(timeout=None), 422, INVALID, "timeout"),
+    "a timeout that never comes": Case(
+        '{"sessionid": "SESSION", "namepath": "list", "timeout": NaN}', 422, INVALID, "timeout"
+    ),
 }
 
 # --- calls ---
@@ -60,6 +67,23 @@ CALLS = {
     "an element without a name": Case({"namepath": [{"args": []}]}, 422, INVALID, "namepath[0]"),
     "an element with two": Case({"namepath": [{"name": "a", "moduleName": "b"}]}, 422, INVALID, "namepath[0]"),
     "an unknown member of one": Case({"namepath": [{"name": "a", "arg": []}]}, 422, INVALID, "namepath[0].arg"),
+    "a namepath that is null": Case({"namepath": None}, 422, INVALID, "namepath"),
+    "a namepath that is an empty text": Case({"namepath": ""}, 422, INVALID, "namepath"),
+    "a name that is a number": Case({"namepath": [{"name": 5}]}, 422, INVALID, "namepath[0].name"),
+    "a name that is empty": Case({"namepath": ["math", {"name": ""}]}, 422, INVALID, "namepath[1].name"),
+    "a module with nothing between dots": Case(
+        {"namepath": [{"moduleName": "xml..etree"}]}, 422, INVALID, "namepath[0].moduleName"
+    ),
+    "a name and a reference": Case({"namepath": [{"ref": "r1", "name": "x"}]}, 422, INVALID, "namepath[0]"),
+    "a list within the list": Case({"namepath": [["len"]]}, 422, INVALID, "namepath[0]"),
+    "arguments that are null": Case(called(args=None), 422, INVALID, "args"),
+    "keywords that are null": Case(called(kwargs=None), 422, INVALID, "kwargs"),
+    "keywords of an element that are a list": Case(
+        {"namepath": [{"name": "dict", "kwargs": []}, "keys"]}, 422, INVALID, "namepath[0].kwargs"
+    ),
+    "an argument of an element in both": Case(
+        {"namepath": [{"name": "dict", "args": {"a": 1}, "kwargs": {"a": 1}}]}, 422, INVALID, "namepath[0].kwargs"
+    ),
     "arguments that are a text": Case(called(args="4"), 422, INVALID, "args"),
     "keywords that are a list": Case(called(kwargs=[4]), 422, INVALID, "kwargs"),
     "an argument in both": Case(called(args={"a": 1}, kwargs={"a": 2}), 422, INVALID, "kwargs"),
@@ -67,6 +91,16 @@ CALLS = {
         {"namepath": ["math", {"name": "sqrt", "args": 1}]}, 422, INVALID, "namepath[1].args"
     ),
     "no such module": Case({"namepath": "no_such_module.f"}, 422, "name_not_found", "namepath[0]"),
+    "no such submodule": Case({"namepath": "xml.etree.nothing"}, 422, "attribute_not_found", "namepath[2]"),
+    "no such module within one": Case(
+        {"namepath": [{"moduleName": "xml.nothing"}]}, 422, "name_not_found", "namepath[0]"
+    ),
+    "a builtin for a module": Case(
+        {"namepath": [{"moduleName": "int.from_bytes"}]}, 422, "name_not_found", "namepath[0]"
+    ),
+    "what comes after a construction": Case(
+        {"namepath": ["int", "__init__", "x"]}, 422, "attribute_not_found", "namepath[2]"
+    ),
     "no such attribute": Case({"namepath": ["math", "pi", "x"]}, 422, "attribute_not_found", "namepath[2]"),
     "arguments for a value": Case({"namepath": "math.pi", "args": [1]}, 422, "not_callable", "args"),
     "keywords for a value": Case({"namepath": "math.pi", "kwargs": {"a": 1}}, 422, "not_callable", "kwargs"),
@@ -74,6 +108,16 @@ CALLS = {
     "typed ones for a value": Case({"namepath": "math.pi", "tuple": [{"1": "int"}]}, 422, "not_callable", "tuple"),
     "a value called on the way": Case(
         {"namepath": ["math", {"name": "pi", "args": []}, "real"]}, 422, "not_callable", "namepath[1]"
+    ),
+    "a last value with arguments of its own": Case(
+        {"namepath": ["math", {"name": "pi", "args": [1]}]}, 422, "not_callable", "namepath[1]"
+    ),
+    "an image that was not sent": Case(called(args=[{"$image": "f", "type": "image/png"}]), 422, INVALID, "args[0]"),
+    "a frame of another kind": Case(
+        called(args=[{"$frame": "arrow", "columns": [], "data": []}]), 422, INVALID, "args[0].$frame"
+    ),
+    "a frame without its package": Case(
+        called(kwargs={"a": {"$frame": "polars", "columns": [], "data": []}}), 422, INVALID, "kwargs.a"
     ),
     "bytes that are no base64": Case(called(args=[[{"$bytes": "?"}]]), 422, INVALID, "args[0][0]"),
     "a file that was not sent": Case(called(args=[{"$file": "f"}]), 422, INVALID, "args[0]"),
@@ -87,6 +131,9 @@ CALLS = {
     "a reference that is not first": Case({"namepath": ["math", {"ref": "r1"}]}, 422, INVALID, "namepath[1].ref"),
     "a reference that is a number": Case({"namepath": [{"ref": 1}]}, 422, INVALID, "namepath[0].ref"),
     "keep that is no truth": Case(called(keep="yes"), 422, INVALID, "keep"),
+    "keep that is null": Case(called(keep=None), 422, INVALID, "keep"),
+    "drop that is null": Case(called(drop=None), 422, INVALID, "drop"),
+    "arguments of nothing": Case({"drop": [], "args": []}, 422, INVALID, "namepath"),
     "nothing to keep": Case({"drop": [], "keep": True}, 422, INVALID, "namepath"),
     "drop that is a name": Case(called(drop="r1"), 422, INVALID, "drop"),
     "drop of a number": Case(called(drop=[1]), 422, INVALID, "drop[0]"),
@@ -97,7 +144,20 @@ CALLS = {
 
 TUPLES = {
     "args beside it": Case(called(args=[], tuple=[]), 422, INVALID, "tuple"),
+    "args beside it within an element": Case(
+        {"namepath": [{"name": "list", "args": [], "tuple": []}]}, 422, INVALID, "namepath[0].tuple"
+    ),
     "no list": Case(called(tuple={"1": "int"}), 422, INVALID, "tuple"),
+    "null": Case(called(tuple=None), 422, INVALID, "tuple"),
+    "a type with arguments": Case(
+        entry(type=["functools", {"name": "partial", "args": []}], value=1), 422, INVALID, "tuple[1].type"
+    ),
+    "a reference to nothing": Case(
+        entry(type="int", value=[{"$ref": "r77"}]), 422, "reference_not_found", "tuple[1].value[0]"
+    ),
+    "a reference to nothing in an array": Case(
+        entry(type="int", array=[1, {"$ref": "r77"}]), 422, "reference_not_found", "tuple[1].array[1]"
+    ),
     "an entry that is no object": Case(called(tuple=[1]), 422, INVALID, "tuple[0]"),
     "an empty entry": Case(entry(), 422, INVALID, "tuple[1]"),
     "two compact ones in one": Case(entry(a="int", b="int"), 422, INVALID, "tuple[1]"),
@@ -136,6 +196,56 @@ COMPOSITIONS = {
     "no stages": Case({"pipeline": []}, 422, INVALID, "pipeline"),
     "a stage that is a number": Case({"pipeline": ["list", 5]}, 422, INVALID, "pipeline[1]"),
     "a stage to nothing": Case({"pipeline": [["math", "nothing"]]}, 422, "attribute_not_found", "pipeline[0][1]"),
+    "a first stage to nothing": Case({"pipeline": ["nothing.at_all"]}, 422, "name_not_found", "pipeline[0][0]"),
+    "an empty stage": Case({"pipeline": ["list", [[]]]}, 422, INVALID, "pipeline[1][0]"),
+    "a stage that is an empty object": Case({"pipeline": ["list", {}]}, 422, INVALID, "pipeline[1].op"),
+    "an unknown member beside an operation": Case(
+        {"pipeline": ["list", {"listop": {"op": "map", "function": MATH}, "x": 1}]}, 422, INVALID, "pipeline[1].x"
+    ),
+    "an unknown member beside one that is spread": Case(
+        {"pipeline": ["list", {"listop": {"op": "map", "function": MATH, "parallel": 2}, "x": 1}]},
+        422, INVALID, "pipeline[1].x",
+    ),
+    "an operation as a stage with a list of its own": Case(
+        {"pipeline": ["list", {"op": "map", "function": MATH, "list": [1]}]}, 422, INVALID, "pipeline[1].list"
+    ),
+    "an operation as the first stage without a list": Case(
+        {"pipeline": [{"op": "map", "function": MATH}]}, 422, INVALID, "pipeline[0].list"
+    ),
+    "arguments for a first stage that is a value": Case(
+        {"args": [1], "pipeline": ["math.pi"]}, 422, "not_callable", "args"
+    ),
+    "a later stage that is a value": Case(
+        {"args": [[1]], "pipeline": ["sum", "math.pi"]}, 422, "not_callable", "pipeline[1][1]"
+    ),
+    "a later pipe that begins with a value": Case(
+        {"args": [[1]], "pipes": [{"pipeline": ["sum"]}, {"pipeline": ["math.pi"]}]},
+        422, "not_callable", "pipes[1].pipeline[0][1]",
+    ),
+    "a session that is a number": Case({"session": 5, "pipeline": ["list"]}, 422, INVALID, "session"),
+    "a pipe's session that is null": Case(
+        {"pipes": [{"session": None, "pipeline": ["list"]}]}, 422, INVALID, "pipes[0].session"
+    ),
+    "no pipes": Case({"pipes": []}, 422, INVALID, "pipes"),
+    "a pipe whose pipeline is a text": Case({"pipes": [{"pipeline": "list"}]}, 422, INVALID, "pipes[0].pipeline"),
+    "a pipe's stage to nothing": Case(
+        {"pipes": [{}, {"pipeline": ["list", ["math", "nothing"]]}]}, 422, "attribute_not_found", "pipes[1].pipeline[1][1]"
+    ),
+    "an element's arguments in a later pipe": Case(
+        {"pipes": [{"pipeline": ["list"]}, {"pipeline": [["str", {"name": "x", "args": 5}]]}]},
+        422, INVALID, "pipes[1].pipeline[0][1].args",
+    ),
+    "a reference to nothing, in pipes": Case(
+        {"pipes": [{"pipeline": ["list"]}], "args": [{"$ref": "r77"}]}, 422, "reference_not_found", "args[0]"
+    ),
+    "drop of nothing, in pipes": Case(
+        {"pipes": [{"pipeline": ["list"]}], "drop": ["r77"]}, 422, "reference_not_found", "drop[0]"
+    ),
+    "keep that is no truth, in pipes": Case({"pipes": [{"pipeline": ["list"]}], "keep": 1}, 422, INVALID, "keep"),
+    "a timeout of no time, in pipes": Case({"pipes": [{"pipeline": ["list"]}], "timeout": 0}, 422, INVALID, "timeout"),
+    "args and tuple, in pipes": Case(
+        {"args": [], "tuple": [], "pipes": [{"pipeline": ["list"]}]}, 422, INVALID, "tuple"
+    ),
     "args and tuple": Case({"args": [], "tuple": [], "pipeline": ["list"]}, 422, INVALID, "tuple"),
     "pipes that are no list": Case({"pipes": {}}, 422, INVALID, "pipes"),
     "pipes that are all empty": Case({"pipes": [{}, {}]}, 422, INVALID, "pipes"),
@@ -149,6 +259,35 @@ COMPOSITIONS = {
     "a list that is none": Case(operation(list=7), 422, INVALID, "listop.list"),
     "an unknown member of an operation": Case(operation(lists=[]), 422, INVALID, "listop.lists"),
     "an initial value of a map": Case(operation(initial=0), 422, INVALID, "listop.initial"),
+    "an operation that is null": Case({"listop": None}, 422, INVALID, "listop"),
+    "a function that is a number": Case(operation(function=5), 422, INVALID, "listop.function"),
+    "a function that is a value": Case(operation(function="math.pi"), 422, "not_callable", "listop.function[1]"),
+    "a function to nothing": Case(operation(function="math.x"), 422, "attribute_not_found", "listop.function[1]"),
+    "a function to nothing, spread": Case(
+        operation(function="math.x", list=[1, 2], parallel=2), 422, "attribute_not_found", "listop.function[1]"
+    ),
+    "a constructor to nothing": Case(
+        operation(list=[1, ["math", "x"]]), 422, "attribute_not_found", "listop.list[1][1]"
+    ),
+    "a constructor to nothing, spread": Case(
+        operation(list=[1, 2, ["math", "x"]], parallel=2), 422, "attribute_not_found", "listop.list[2][1]"
+    ),
+    "a constructor that is a value": Case(
+        operation(list=[1, ["math", "pi"]]), 422, "not_callable", "listop.list[1][1]"
+    ),
+    "a constructor that is empty": Case(operation(list=[1, []]), 422, INVALID, "listop.list[1]"),
+    "items of null and number": Case(operation(list=[1, None, ["int"]]), 422, INVALID, "listop.list[1]"),
+    "items of several types, spread": Case(
+        operation(list=[1, "2", ["int"]], parallel=2), 422, INVALID, "listop.list[1]"
+    ),
+    "arguments beside a list": Case({**operation(), "args": [[1]]}, 422, INVALID, "listop.list"),
+    "keywords beside a list": Case({**operation(), "kwargs": {"a": 1}}, 422, INVALID, "kwargs"),
+    "keywords beside a list, spread": Case(
+        {**operation(list=[1, 2], parallel=2), "args": {"a": 1}}, 422, INVALID, "args"
+    ),
+    "parallel of one value": Case(operation(op="reduce", parallel=2), 422, INVALID, "listop.parallel"),
+    "parallel that is a fraction": Case(operation(parallel=1.5), 422, INVALID, "listop.parallel"),
+    "parallel that is null": Case(operation(parallel=None), 422, INVALID, "listop.parallel"),
     "items of several types": Case(operation(list=[1, "2", ["int"]]), 422, INVALID, "listop.list[1]"),
     "items of truth and number": Case(operation(list=[1, True, ["int"]]), 422, INVALID, "listop.list[1]"),
     "lists without a constructor": Case(operation(list=[[1], [2]]), 422, INVALID, "listop.list[1][0]"),
@@ -165,6 +304,32 @@ COMPOSITIONS = {
 # --- setups, from a lock above all ---
 
 SETUPS = {
+    "an unknown member": Case({"dependencys": []}, 422, INVALID, "dependencys"),
+    "a member twice": Case('{"version": "3", "version": "3"}', 422, INVALID, "version"),
+    "a version that is a number": Case({"version": 3}, 422, INVALID, "version"),
+    "a version that nothing matches": Case({"version": "3.99"}, 422, "unknown_version", "version"),
+    "a version that is a range": Case({"version": ">=3"}, 422, "unknown_version", "version"),
+    "dependencies that are a text": Case({"dependencies": "numpy"}, 422, INVALID, "dependencies"),
+    "a dependency that is a number": Case({"dependencies": ["six", 1]}, 422, INVALID, "dependencies[1]"),
+    "an unknown resource": Case({"resources": {"memory": 64}}, 422, INVALID, "resources.memory"),
+    "memory in words": Case({"resources": {"memory_mb": "256"}}, 422, INVALID, "resources.memory_mb"),
+    "more memory than there may be": Case({"resources": {"memory_mb": 10**9}}, 422, INVALID, "resources.memory_mb"),
+    "too little memory": Case({"resources": {"memory_mb": 1}}, 422, INVALID, "resources.memory_mb"),
+    "no processor": Case({"resources": {"cpus": 0}}, 422, INVALID, "resources.cpus"),
+    "more processors than there may be": Case({"resources": {"cpus": 10**6}}, 422, INVALID, "resources.cpus"),
+    "more processes than there may be": Case({"resources": {"pids": 10**9}}, 422, INVALID, "resources.pids"),
+    "more disk than there may be": Case({"resources": {"disk_mb": 10**9}}, 422, INVALID, "resources.disk_mb"),
+    "another network": Case({"network": "all"}, 422, INVALID, "network"),
+    "egress where there is none": Case({"network": "egress"}, 403, "forbidden"),
+    "variables that are a list": Case({"env": ["A=1"]}, 422, INVALID, "env"),
+    "a variable that is a number": Case({"env": {"A": 1}}, 422, INVALID, "env.A"),
+    "a variable that is no name": Case({"env": {"1A": "x"}}, 422, INVALID, "env.1A"),
+    "a variable with a NUL": Case({"env": {"A": "\0"}}, 422, INVALID, "env.A"),
+    "no time to live": Case({"ttl": 0}, 422, INVALID, "ttl"),
+    "more time to live than there may be": Case({"ttl": 10**12}, 422, INVALID, "ttl"),
+    "a time to live that is a truth": Case({"ttl": True}, 422, INVALID, "ttl"),
+    "refresh that is no truth": Case({"refresh": 1}, 422, INVALID, "refresh"),
+    "a lock that is null": Case({"lock": None}, 422, INVALID, "lock"),
     "a lock that is a text": Case({"lock": "numpy"}, 422, INVALID, "lock"),
     "an empty lock": Case({"lock": {}}, 422, INVALID, "lock.version"),
     "a file for a dependency": Case(

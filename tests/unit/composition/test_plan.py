@@ -126,6 +126,8 @@ def test_places_are_those_of_the_request() -> None:
         ({"listop": {**MAP, "op": "sort", "list": [1]}}, "listop.parallel", {}),
         ({"listop": {"op": "map", "parallel": 2, "list": [1]}}, "listop.function", {}),
         ({"listop": {**MAP, "list": [1], "initial": 1}}, "listop.initial", {}),
+        ({"args": [1], "pipeline": ["x", {"listop": MAP, "lst": [1]}]}, "pipeline[1].lst", {"stage": 1}),
+        ({"pipes": [{"pipeline": [{"listop": MAP, "op": "map"}]}]}, "pipes[0].pipeline[0].op", {"pipe": 0, "stage": 0}),
         ({"listop": MAP}, "listop.list", {}),
         ({"listop": {**MAP, "list": "abc"}, "args": [[1]]}, "listop.list", {}),
         ({"listop": {**MAP, "list": "abc"}}, "listop.list", {}),
