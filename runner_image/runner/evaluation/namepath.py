@@ -62,7 +62,11 @@ def call(
     """
     if callable(value):
         own = made(last.positional) if last.positional else ()
-        return awaited(value(*own, *made(positional), **({**last.keywords, **keywords} if last.keywords else keywords)))
+        if last.keywords:
+            keywords = {**last.keywords, **keywords}
+        if value is exec or value is eval:
+            return invoke(value, [*own, *made(positional)], keywords)
+        return awaited(value(*own, *made(positional), **keywords))
     if last.positional or last.keywords:
         raise _not_callable(value, last, last.field)
     if positional or keywords:
@@ -71,7 +75,16 @@ def call(
 
 
 def invoke(function: Any, positional: list[Any], keywords: dict[str, Any]) -> Any:
-    """One call. A coroutine is awaited."""
+    """One call. A coroutine is awaited.
+
+    Code that is to run among the names of whoever calls `exec` or `eval` runs in `__main__`: not among ours, and what it
+    leaves there later calls find.
+    """
+    if (function is exec or function is eval) and len(positional) == 1 and not keywords:
+        main = sys.modules.get("__main__")
+        if main is not None:
+            vars(main).pop("__warningregistry__", None)  # as of our own
+            positional = [*positional, vars(main)]
     return awaited(function(*positional, **keywords))
 
 

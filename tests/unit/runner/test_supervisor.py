@@ -198,6 +198,24 @@ def test_user_code_finds_an_interpreter_of_its_own(session: Orchestrator, code: 
     assert session.value(["sys", {"name": "exc_info", "args": []}]) == [None, None, None]
 
 
+def test_code_runs_in_main_and_finds_what_earlier_code_left_there(session: Orchestrator) -> None:
+    script = "import os\ndef pid():\n    return os.getpid()\nclass Kind: pass\nfound = pid()"
+    session.value("exec", script)
+    assert session.value("eval", "found == pid() and found") == session.value("os.getpid")
+    assert session.value("__main__.pid") == session.value("os.getpid")
+    assert session.call("eval", "Kind()").body["type"] == "__main__.Kind"
+    assert session.value([{"name": "eval", "args": ["Kind"]}, "__qualname__"]) == "Kind"
+    session.value("exec", "answer = 42", {})
+    assert session.call("eval", "answer").body["exception"]["type"] == "NameError"
+    for name in ("value", "invoke", "awaited"):  # ours
+        assert session.call("eval", name).body["exception"]["type"] == "NameError"
+
+
+def test_code_shows_its_warnings_each_time(session: Orchestrator) -> None:
+    for _ in range(2):
+        assert "careful" in session.call("exec", "import warnings; warnings.warn('careful')").body["stderr"]
+
+
 def test_signals_are_as_in_any_interpreter(session: Orchestrator) -> None:
     for name, handler in (("SIGTERM", "SIG_DFL"), ("SIGCHLD", "SIG_DFL"), ("SIGINT", "default_int_handler")):
         assert session.value("builtins.eval", f"(s := __import__('signal')).getsignal(s.{name}) == s.{handler}")
