@@ -127,6 +127,14 @@ KINDS = {
         Kind("matrix", rows, [[1, 2], [3, 5]], ("numpy", "array")),
         Kind("floating", st.lists(floats, max_size=4), [0.5, -1.0], ("numpy", "asarray")),
         Kind("datetime64", st.dates().map(str), "2020-02-29", ("numpy", "datetime64")),
+        Kind(
+            "blobs",
+            st.lists(st.binary(max_size=2).map(bytes.hex), max_size=3),
+            ["6162", ""],
+            ("bytes", "fromhex"),
+            array=True,
+        ),
+        Kind("arrays", rows, [[1, 2], [3]], ("numpy", "array"), array=True),
         Kind("counter", text, "aab", ("collections", "Counter")),
         Kind("deque", st.lists(small, max_size=4), [1, 2], ("collections", "deque")),
         Kind("function", st.sampled_from(KEPT), ("operator", "neg")),
@@ -418,5 +426,6 @@ def kind_of(value: Any) -> str | None:
 def _kind_of_list(kinds: Sequence[str | None]) -> str | None:
     lists = {
         "int": "ints", "float": "floats", "text": "texts", "fraction": "fractions", "decimal": "decimals", "ints": "rows",
+        "bytes": "blobs", "array": "arrays",
     }  # fmt: skip
     return lists.get(kinds[0] or "") if kinds and len(set(kinds)) == 1 else "ints" if not kinds else None

@@ -160,10 +160,16 @@ def as_json(value: Any, *, as_strings: bool = False) -> Json:
 
 
 def crossed(value: Any) -> Any:
-    """What arrives of a value in another session: numbers, bytes and arrays as they are, all else in its JSON form."""
+    """What arrives of a value in another session: numbers, bytes and arrays as they are, all else in its JSON form.
+
+    Raises Formless, with the type of all of it.
+    """
     if isinstance(value, Iterator):
         value = list(value)
-    return _formed(value, float, bytes, _crossed)
+    try:
+        return _formed(value, float, bytes, _crossed)
+    except Formless:
+        raise Formless(type(value)) from None
 
 
 def _crossed(array: Any) -> Any:

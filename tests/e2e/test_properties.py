@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from tests.e2e.compositions import Composition, list_operations, pipelines
+from tests.e2e.compositions import Composition, ended, list_operations, pipelines
 from tests.e2e.expressions import NAMES_OF_KEPT, Expression, TypedArguments, escaped, expressions, typed_arguments
 from tests.e2e.library import json_values
-from tests.e2e.outcomes import Raised, as_json, told
+from tests.e2e.outcomes import NoValue, as_json, told
 from tests.e2e.parts import Part, parts_of
 from tests.fuzz.conftest import fuzz_seconds
 from tests.servers import Server, Session
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.index, pytest.mark.slow]
 
 CALL = "/environment/python/call"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-_SECONDS = 40  # that all of it takes on a backend
+_SECONDS = 50  # that all of it takes on a backend
 NUMPY = f"numpy=={importlib.metadata.version('numpy')}"
 
 
@@ -49,10 +49,12 @@ def numeric(server: Server) -> Iterator[Session]:
 
 
 @pytest.fixture(scope="module")
-def another(server: Server) -> Iterator[Session]:
-    opened = server.session("properties", version=PYTHON, dependencies=[NUMPY])
+def others(server: Server) -> Iterator[list[Session]]:
+    """Two more like it, which keep nothing."""
+    opened = [server.session("properties", version=PYTHON, dependencies=[NUMPY]) for _ in range(2)]
     yield opened
-    opened.close()
+    for session in opened:
+        session.close()
 
 
 def called(session: Session, members: dict[str, Any], path: str = CALL) -> dict[str, Any]:
@@ -233,34 +235,45 @@ def returned(session: Session, tag: dict[str, Any], data: bytes, accept: str) ->
     return reply
 
 
-def check(session: Session, composition: Composition) -> None:
-    members = composition.members if "pipes" in composition.members else {"session": session.id, **composition.members}
-    reply = session.client.post("/kompose", content=json.dumps(members))
+def check(session: Session, composition: Composition, way: str = "body") -> None:
+    """`way`: how the request says which session takes the stages that name none."""
+    named = {"session": session.id} if way == "body" else {}
+    reply = session.client.post(
+        "/kompose",
+        content=json.dumps({**named, **composition.members}),
+        params={"jwt": session.id} if way == "query" else None,
+        headers={"X-Session-ID": session.id} if way == "header" else None,
+    )
     check_same(told(reply.status_code, reply.json()), composition.outcome)
-    if isinstance(composition.outcome, Raised):
-        assert reply.json().items() >= composition.place.items()
+    place = {name: reply.json()[name] for name in ("pipe", "stage", "item") if name in reply.json()}
+    check_same((place, composition.members), (composition.place, composition.members))
+
+
+ways = st.sampled_from(["body", "query", "header"])
 
 
 def test_pipelines(numeric: Session) -> None:
-    @examples(300)
-    @given(pipelines())
-    def holds(composition: Composition) -> None:
-        check(numeric, composition)
+    @examples(200)
+    @given(pipelines(), ways)
+    def holds(composition: Composition, way: str) -> None:
+        check(numeric, composition, way)
 
     holds()
 
 
-def test_pipes(numeric: Session, another: Session) -> None:
-    @examples(150)
-    @given(pipelines(sessions=[numeric.id, another.id]))
-    def holds(composition: Composition) -> None:
-        check(numeric, composition)
+def test_pipes(numeric: Session, others: list[Session]) -> None:
+    """Through three sessions, in any order."""
+
+    @examples(250)
+    @given(pipelines(sessions=[each.id for each in others]), ways)
+    def holds(composition: Composition, way: str) -> None:
+        check(numeric, composition, way)
 
     holds()
 
 
 def test_list_operations(numeric: Session) -> None:
-    @examples(250)
+    @examples(200)
     @given(list_operations())
     def holds(composition: Composition) -> None:
         check(numeric, composition)
@@ -268,10 +281,27 @@ def test_list_operations(numeric: Session) -> None:
     holds()
 
 
-def test_list_operations_over_several_sandboxes(numeric: Session) -> None:
-    @examples(10)
-    @given(list_operations(parallel=2) | pipelines(parallel=True))
+def test_list_operations_over_several_sandboxes(numeric: Session, others: list[Session]) -> None:
+    """Alone, as stages, and in pipes."""
+    sessions = [each.id for each in others]
+
+    @examples(30)
+    @given(list_operations(parallel=3) | pipelines(parallel=True) | pipelines(sessions=sessions, parallel=True))
     def holds(composition: Composition) -> None:
         check(numeric, composition)
+
+    holds()
+
+
+def test_what_does_not_come_back(others: list[Session]) -> None:
+    """A deadline and a process that ends: told with where it was, whatever came before; and the session goes on."""
+
+    @examples(10)
+    @given(ended(sessions=[each.id for each in others]))
+    def holds(composition: Composition) -> None:
+        for session in others:  # a fresh interpreter takes its time to import it
+            session.value("numpy.abs", -1)
+        limit = {"timeout": 3000} if composition.outcome == NoValue("timeout") else {}
+        check(others[0], Composition({**composition.members, **limit}, composition.outcome, composition.place))
 
     holds()
