@@ -41,7 +41,7 @@ def _load(body: bytes) -> Any:
     except json.JSONDecodeError as exc:
         msg = f"the body is not JSON: {exc}"
         raise InvalidRequest(msg) from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and deeper(value, MAX_DEPTH):
         raise _too_deep()
     return value
 
@@ -82,7 +82,8 @@ def _refuse_lone_surrogates(value: Any) -> None:
         raise InvalidRequest(msg) from None
 
 
-def _deeper(value: Any, limit: int) -> bool:
+def deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested deeper than so many levels within a list or an object."""
     level = [value]
     for _ in range(limit + 1):
         following: list[Any] = []

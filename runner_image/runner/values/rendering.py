@@ -50,6 +50,7 @@ def encode(
                 Room(max_bytes).check(len(value))
             tree = value if kind in _ATOMS else (renderer or Renderer(max_bytes)).render(value)
             if renderer is not None:
+                renderer.check(tree)
                 return dumps(tree, renderer.not_finite), name
             return dumps(tree, NotFinite.AS_STRINGS if nonfinite_as_strings else NotFinite.AS_NULL), name
     except BaseException as exc:
@@ -150,6 +151,9 @@ class Renderer:
     def escaped(self, members: dict[str, Any]) -> dict[str, Any]:
         """An object whose members are rendered, as one that is read as such whatever its keys."""
         return members
+
+    def check(self, tree: Any) -> None:
+        """Raises Unknown: what `escaped` has put around objects makes it too deep."""
 
     def key(self, key: Any) -> str:
         rendered = self.render(key)

@@ -9,16 +9,17 @@ Arguments have the same tags, so what one session gives another takes; `array` a
 
 from __future__ import annotations
 
+from ..evaluation.strict import deeper
 from ..evaluation.tags import tag_of
 from ..frames import MAX_FILES
 from ..refusal import ReplyTooLarge
 from . import array_bytes, data_frames
 from .array_bytes import array
 from .data_frames import frame
-from .rendering import KNOWN, Renderer, find
+from .rendering import KNOWN, MAX_DEPTH, Renderer, find
 from .rendering import encode as encode_json
 from .room import Room
-from .text import NotFinite
+from .text import NotFinite, Unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class _Renderer(Renderer):
         super().__init__(max_bytes)
         self.content = Room(max_content_bytes)
         self.files: list[tuple[str, Content]] = []
+        self._escapes = False
 
     def find(self, kind: type) -> Render:
         return find(kind, _KNOWN)
@@ -60,7 +62,15 @@ class _Renderer(Renderer):
         return self.escaped(super().members(members))
 
     def escaped(self, members: dict[str, Any]) -> dict[str, Any]:
-        return {"$object": members} if _reads_as_tag(members) else members
+        if not _reads_as_tag(members):
+            return members
+        self._escapes = True
+        return {"$object": members}
+
+    def check(self, tree: Any) -> None:
+        if self._escapes and deeper(tree, MAX_DEPTH - 1):
+            msg = f"the value is nested deeper than {MAX_DEPTH} levels, where an object that looks like a tag counts as two"
+            raise Unknown(msg)
 
     def image(self, writer: Writer) -> Any:
         png = writer(self.content)

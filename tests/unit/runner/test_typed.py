@@ -17,6 +17,7 @@ from runner.evaluation.tags import Tags
 from runner.frames import MAX_FILES
 from runner.refusal import InvalidRequest, NotSerializable, ReplyTooLarge
 from runner.values import typed
+from runner.values.rendering import MAX_DEPTH
 
 ROOM = 1 << 24
 
@@ -358,3 +359,13 @@ def test_a_package_that_is_not_there_is_named(
     with pytest.raises(InvalidRequest, match=f"needs {package}, which is not in the environment") as caught:
         make()
     assert caught.value.field == "args[0]"
+
+
+def test_objects_that_look_like_tags_make_a_value_no_deeper_than_arguments_may_be() -> None:
+    value: dict[str, Any] = {}
+    for _ in range((MAX_DEPTH - 1) // 2):
+        value = {"$object": value}
+    text, _, _ = typed.encode(value, max_bytes=ROOM, max_content_bytes=ROOM)
+    assert text.count(b"{") == MAX_DEPTH - 1
+    with pytest.raises(NotSerializable, match=f"nested deeper than {MAX_DEPTH} levels"):
+        typed.encode({"$object": value}, max_bytes=ROOM, max_content_bytes=ROOM)
