@@ -20,7 +20,7 @@ from .text import NotFinite, Unknown, dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable
+    from typing import Any, Callable
 
     from .images import Writer
 
@@ -117,10 +117,7 @@ class Renderer:
     def items(self, items: list[Any] | tuple[Any, ...]) -> Any:
         """A list or tuple, itself where each of its elements can stay as it is."""
         self.spend(2 * len(items) + 2)
-        kinds = set(map(type, items))
-        if kinds <= _ATOMS:
-            if str in kinds:
-                self._spend_texts(items, kinds)
+        if _ATOMS.issuperset(map(type, items)):
             return items
         render = self.render
         return [render(item) for item in items]
@@ -128,10 +125,7 @@ class Renderer:
     def members(self, members: Mapping[Any, Any]) -> dict[str, Any]:
         self.spend(4 * len(members) + 2)
         if type(members) is dict and set(map(type, members)) <= {str}:
-            kinds = set(map(type, members.values()))
-            if kinds <= _ATOMS:
-                if str in kinds:
-                    self._spend_texts(members.values(), kinds)
+            if _ATOMS.issuperset(map(type, members.values())):
                 return members
             return {name: self.render(value) for name, value in members.items()}
         rendered: dict[str, Any] = {}
@@ -142,11 +136,6 @@ class Renderer:
                 raise Unknown(msg)
             rendered[name] = self.render(members[key])
         return rendered
-
-    def _spend_texts(self, values: Iterable[Any], kinds: set[type]) -> None:
-        """Before they are copied, for which there may be no memory."""
-        texts = values if len(kinds) == 1 else [value for value in values if type(value) is str]
-        self.spend(sum(map(len, texts)))
 
     def escaped(self, members: dict[str, Any]) -> dict[str, Any]:
         """An object whose members are rendered, as one that is read as such whatever its keys."""

@@ -393,11 +393,9 @@ def test_a_value_over_the_bound_is_given_up_before_it_fills_the_memory() -> None
     with pytest.raises(ReplyTooLarge):
         encode(range(10**12), max_bytes=1 << 16)
     text = "x" * (1 << 20)
-    held: list[Any] = [text, [text], [1, text], {"a": text}, {"a": 1, "b": [text]}]
     tracemalloc.start()
-    for value in held:
-        with pytest.raises(ReplyTooLarge):
-            encode(value, max_bytes=1 << 16)
+    with pytest.raises(ReplyTooLarge):
+        encode(text, max_bytes=1 << 16)
     assert tracemalloc.get_traced_memory()[1] < len(text)
     tracemalloc.stop()
 
