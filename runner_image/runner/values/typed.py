@@ -9,6 +9,8 @@ Arguments have the same tags, so what one session gives another takes; `array` a
 
 from __future__ import annotations
 
+from math import isfinite
+
 from ..evaluation.strict import deeper
 from ..evaluation.tags import tag_of
 from ..frames import MAX_FILES
@@ -88,8 +90,8 @@ class _Renderer(Renderer):
 
 
 def _reads_as_tag(members: dict[str, Any]) -> bool:
-    if len(members) == 1 and type(members.get("$object")) is float:
-        return True  # NaN is written as an object, which makes it one
+    if len(members) == 1 and type(inner := members.get("$object")) is float and not isfinite(inner):
+        return True  # it is written as an object, which makes this one
     return len(members) <= _LARGEST_TAG and tag_of(members) is not None
 
 

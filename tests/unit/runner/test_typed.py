@@ -156,6 +156,7 @@ def test_what_would_be_read_as_a_tag_is_escaped_and_nothing_else(value: Any) -> 
         ({"$bytes": b"a"}, {"$bytes": {"$file": "f0"}}, [b"a"]),
         ({"$object": {"a": 1}}, {"$object": {"$object": {"a": 1}}}, []),
         ({"$object": 1}, {"$object": 1}, []),
+        ({"$object": 0.5}, {"$object": 0.5}, []),
         ({"$object": math.nan}, {"$object": {"$object": {"$float": "NaN"}}}, []),
         (np.array([("r1",)], [("$ref", "U2")]), [{"$object": {"$ref": "r1"}}], []),
         (
