@@ -20,7 +20,7 @@ CONNECT_S = 10.0
 # Longest silence that is waited for: a setup without progress is silent until its environment is built.
 SILENCE_S = 900.0
 # None on connections: with limits, requests beyond them wait for a connection of another, each looks through all that wait,
-# and the pool closes some that are in use (httpcore 1.0.9). A thread has one at most, and tasks wait their turn before.
+# and the pool closes some that are in use (httpcore 1.0.9). A thread has one at most, and calls of tasks wait their turn before.
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 
 

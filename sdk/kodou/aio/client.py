@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Requests under way at once, and as many streams besides: so a task may make calls while it follows a stream.
+# Calls under way at once. Streams are not counted: whoever follows one may wait for another, and would keep a turn meanwhile.
 MOST_AT_ONCE = 100
 
 
@@ -50,7 +50,6 @@ class AsyncClient:
             trust_env=not self._address.local,
         )
         self._requests = anyio.Semaphore(MOST_AT_ONCE)
-        self._streams = anyio.Semaphore(MOST_AT_ONCE)
 
     async def setup(
         self,
@@ -98,7 +97,7 @@ class AsyncClient:
         """See `Client.stream`."""
         retries = Retries(self._retries)
         while True:
-            async with self._streams, self._sent(request) as raw:
+            async with self._sent(request) as raw:
                 if streams(raw):
                     async for told in self._followed(raw, reader):
                         yield told
