@@ -52,10 +52,10 @@ class Client:
         self._connect()
 
     def _connect(self) -> None:
-        self._process = getpid()
         self._http = httpx.Client(
             headers=self._address.headers, limits=LIMITS, trust_env=not self._address.local, **self._options
         )
+        self._process = getpid()  # last: another thread of a fork goes by it
 
     def setup(
         self,

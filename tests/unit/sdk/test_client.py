@@ -137,6 +137,26 @@ def test_a_fork_has_connections_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert ports[0] == ports[1] != ports[2]
 
 
+def test_no_thread_of_a_fork_takes_its_parents_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("http://127.0.0.1:1", "token")
+    parents, connect = client._http, httpx.Client
+    process = -1
+    monkeypatch.setattr("kodou.client.getpid", lambda: process)
+    seen = []
+
+    def connecting(**options: Any) -> httpx.Client:
+        seen.append((client._process == process, client._http is parents))  # as another thread does meanwhile
+        return connect(**options)
+
+    monkeypatch.setattr("kodou.client.httpx.Client", connecting)
+    with pytest.raises(errors.Unreachable):
+        client.session("s").call("f")
+    assert seen == [(False, True)]
+    assert client._process == process
+    parents.close()
+    client.close()
+
+
 class Gate(httpx.AsyncBaseTransport):
     """Answers once it is opened; a stream ends then. `inside`: how many requests have come and have no end yet."""
 
