@@ -35,9 +35,8 @@ KODOU = Path(sys.executable).with_name("kodou")
 READY_S = 240.0  # docker makes its runner images the first time
 STOP_S = 120.0  # an engine on a slow machine takes seconds for each container
 REPLY_S = 240.0  # a first build from the index
-NO_TLS = ssl.SSLContext(
-    ssl.PROTOCOL_TLS_CLIENT
-)  # of its own, httpx reads all certificates of the machine for each client
+# Of its own, httpx reads all certificates of the machine for each client.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 # What can hold sandboxes here: images and interpreters that the machine has (see scripts/base-image).
 BASE_IMAGES = os.environ.get("KODOU_TEST_BASE_IMAGES", '["kodou-base:bookworm", "kodou-base:trixie"]')

@@ -123,9 +123,8 @@ class _Form:
                 yield
         except MultipartError as exc:
             msg = f"the body is not multipart/form-data: in or after part {self._count} it is not as its boundary says"
-            raise MalformedRequest(msg) from exc.with_traceback(
-                None
-            )  # the parser keeps it, and so the form and its file
+            # The parser keeps it, and so the form and its file.
+            raise MalformedRequest(msg) from exc.with_traceback(None)
 
     def spill(self) -> None:
         """Move what is to go to the file there. Raises: SpoolFull."""

@@ -67,9 +67,8 @@ class Keys:
         self._tokens = tokens
         self._generation = Generation(data_dir)
         self._seen = self._generation.current()
-        self._cache: OrderedDict[str, tuple[Principal, float]] = (
-            OrderedDict()
-        )  # token -> principal, Unix time of expiry
+        # Token -> principal, Unix time of expiry.
+        self._cache: OrderedDict[str, tuple[Principal, float]] = OrderedDict()
 
     async def create(
         self,

@@ -73,9 +73,8 @@ async def test_a_sleeping_call_times_out_as_well(backend_case: BackendCase) -> N
         for _ in range(3):
             began = time.monotonic()
             assert await running.reply("import time; time.sleep(600)", timeout_s=0.2) == TimedOut()
-            assert (
-                0.2 <= time.monotonic() - began < CALL_S
-            )  # how late, is no machine's to say: `unit/sandboxes/test_channel.py`
+            # How late, is no machine's to say: see `unit/sandboxes/test_channel.py`.
+            assert 0.2 <= time.monotonic() - began < CALL_S
 
 
 @pytest.mark.parametrize(

@@ -254,9 +254,8 @@ def expressions(draw: Draw) -> Expression:
         comes_to, printed = evaluated()
     except Unordered:
         reject()
-    assume(
-        evaluated() == (comes_to, printed)
-    )  # what is another each time, as unseeded random numbers are, tells nothing
+    # What is another each time, as unseeded random numbers are, tells nothing.
+    assume(evaluated() == (comes_to, printed))
     return Expression(members, comes_to, printed, as_strings)
 
 

@@ -127,10 +127,8 @@ def test_a_part_that_is_cut_off_names_its_stage_and_item(session: Session, anoth
     naps = {"op": "map", "function": "time.sleep"}
     pipes = [{"pipeline": ["list"]}, {}, {"session": another.id, "pipeline": ["list", naps, "len"]}]
     place = {"code": "timeout", "pipe": 2, "stage": 1, "item": 2}
-    for timeout in (
-        *[2000] * 10,
-        *[20_000] * 5,
-    ):  # a busy machine may not get there, or tell it when the client is to hear
+    # A busy machine may not get there, or tell it when the client is to hear.
+    for timeout in (*[2000] * 10, *[20_000] * 5):
         reply = composed(session, {"args": [[0, 0, 600]], "pipes": pipes, "timeout": timeout})
         if place.items() <= reply.items():
             break

@@ -352,9 +352,8 @@ def test_a_key_over_its_rate_or_its_places_gets_429_at_once_and_another_key_is_s
             seen.set()
             for thread in threads:
                 thread.join()
-        replies = (
-            ada.client.get("/session") for _ in range(1000)
-        )  # whatever else this machine does, faster than the rate
+        # Whatever else this machine does, faster than the rate.
+        replies = (ada.client.get("/session") for _ in range(1000))
         late = next(reply for reply in replies if reply.status_code == 429)
         assert "a second" in late.json()["detail"]
         assert int(late.headers["retry-after"]) >= 1

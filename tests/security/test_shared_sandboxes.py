@@ -86,9 +86,8 @@ def _built(make: Callable[[], Any], tmp_path_factory: pytest.TempPathFactory) ->
         await backend.images.prepare()
         interpreter = (await backend.images.interpreters())[0]
         package = wheel(tmp_path_factory.mktemp("wheel"), module=MODULE)
-        order = build_order(
-            f"test-{secrets.token_hex(6)}", interpreter, package
-        )  # an engine has other runs beside this
+        # A name of its own: an engine has other runs beside this.
+        order = build_order(f"test-{secrets.token_hex(6)}", interpreter, package)
         async for _ in backend.images.build(order):
             pass
         image = await backend.images.find(order.environment_id)

@@ -55,9 +55,8 @@ class Crowded:
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
-                await asyncio.sleep(
-                    0.01
-                )  # that it comes by itself is what matters here; what is asserted holds either way
+                # That it comes by itself is what matters here; what is asserted holds either way.
+                await asyncio.sleep(0.01)
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             async with asyncio.timeout(PATIENCE_S):
                 *found, last = replies(await reader.read())

@@ -351,9 +351,8 @@ async def test_a_worker_that_ended_by_itself_at_the_deadline_is_told_from_the_on
             await worker.receive()
             restart = await control.receive()
             assert (restart.kind, json.loads(restart.body)) == (frames.RESTART, {"ends": ends})
-            await control.send_frame(
-                frames.EXITED, EXITED_9
-            )  # it was on its way: to the supervisor this worker is gone
+            # It was on its way: to the supervisor this worker is gone.
+            await control.send_frame(frames.EXITED, EXITED_9)
             worker = await runner.worker()
             assert isinstance(await overdue, TimedOut)
             following = start(channel)

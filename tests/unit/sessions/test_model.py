@@ -36,9 +36,8 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(target=opened, owner=st.sampled_from([ALICE, BOB]))
     def open(self, owner: Principal) -> str:
-        self._run(
-            self.world.manager._reaper.reap()
-        )  # what was stopped from elsewhere has to be noticed to count no more
+        # What was stopped from elsewhere has to be noticed to count no more.
+        self._run(self.world.manager._reaper.reap())
         self._run(self.world.settled())
         live = [token for token, of in self.owner.items() if of is owner and token not in self.end]
         try:
