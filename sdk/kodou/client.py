@@ -166,7 +166,9 @@ class Client:
 
     def close(self) -> None:
         """Let go of the connections; sessions live on. May be called twice."""
-        self._http.close()
+        # A fork may have none yet, and a thread of its parent that it lacks may have held the lock on those.
+        if self._process == getpid():
+            self._http.close()
 
     def __enter__(self) -> Self:
         return self

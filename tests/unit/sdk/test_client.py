@@ -157,6 +157,17 @@ def test_no_thread_of_a_fork_takes_its_parents_connections(monkeypatch: pytest.M
     client.close()
 
 
+def test_a_fork_that_has_no_connections_closes_none_of_its_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread of the parent may have held their lock, and nobody lets go of it in the fork."""
+    client = Client("http://127.0.0.1:1", "token")
+    with monkeypatch.context() as fork:
+        fork.setattr("kodou.client.getpid", lambda: -1)
+        client.close()
+        assert not client._http.is_closed
+    client.close()
+    assert client._http.is_closed
+
+
 class Gate(httpx.AsyncBaseTransport):
     """Answers once it is opened; a stream ends then. `inside`: how many requests have come and have no end yet."""
 
