@@ -15,6 +15,9 @@ from orchestrator.sandboxes.work import File
 # Those that name a file for sure: the text of an image may be the image.
 _NAMING = ("$file", "$array")
 
+# Where something stands: its own step, then those before. Names may be long, so only what is told is written out.
+_Steps = tuple[str, "_Steps | None"]
+
 
 def check_all_named(request: Mapping[str, Any], files: Collection[File]) -> None:
     """Raises: InvalidRequest: a file that no part of the composition names."""
@@ -34,10 +37,10 @@ def check_all_sent(parts: Sequence[Part], files: Collection[File]) -> None:
         for place, field, value in _stages(part):
             if all(found[tag] in sent for found, tag in tagged(value, _NAMING)):
                 continue  # without its fields, as nearly always
-            for name, where in _names(value, field):
+            for name, steps in _names(value, field):
                 if name not in sent:
                     msg = f"no part {name[:100]!r} was sent with the request"
-                    raise InvalidRequest(msg, field=where, place=place.members())
+                    raise InvalidRequest(msg, field=_written(steps), place=place.members())
 
 
 def _stages(part: Part) -> Iterator[tuple[Place, str, Any]]:
@@ -51,19 +54,27 @@ def _stages(part: Part) -> Iterator[tuple[Place, str, Any]]:
         yield place, place.field, stage
 
 
-def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
+def _names(value: Any, field: str) -> Iterator[tuple[str, _Steps]]:
     """The names of files within `value`, in their order, each with the field of the object that has it."""
-    left = [(value, field)]
+    left: list[tuple[Any, _Steps]] = [(value, (field, None))]
     while left:
-        found, field = left.pop()
-        inner: list[tuple[Any, str]] = []
+        found, steps = left.pop()
+        inner: list[tuple[Any, _Steps]] = []
         if type(found) is list:
-            inner = [(item, f"{field}[{number}]") for number, item in enumerate(found)]
-            if field.endswith(".tuple"):  # in which {"$file": "str"} is a text and its type
-                inner = [(item, where) for item, where in inner if type(item) is dict and not tag_among(_NAMING, item)]
+            inner = [(item, (f"[{number}]", steps)) for number, item in enumerate(found)]
+            if steps[0].endswith(".tuple"):  # in which {"$file": "str"} is a text and its type
+                inner = [(item, own) for item, own in inner if type(item) is dict and not tag_among(_NAMING, item)]
         elif type(found) is dict:
             if (tag := tag_among(_NAMING, found)) is not None:
-                yield found[tag], field
+                yield found[tag], steps
                 continue
-            inner = [(item, f"{field}.{name}") for name, item in plain(found).items()]
+            inner = [(item, (f".{name}", steps)) for name, item in plain(found).items()]
         left += reversed(inner)
+
+
+def _written(steps: _Steps | None) -> str:
+    written: list[str] = []
+    while steps is not None:
+        step, steps = steps
+        written.append(step)
+    return "".join(reversed(written))

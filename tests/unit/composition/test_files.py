@@ -1,5 +1,6 @@
 """Files that a composition names and that were not sent: told before anything runs, as the runner would tell it in its turn."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -77,3 +78,15 @@ def test_a_typed_argument_in_its_compact_form_names_no_file() -> None:
 
 def test_the_first_part_is_left_to_its_runner() -> None:
     check({"args": [FILE], "pipes": [{"pipeline": [dumps(args=[FILE])]}, {"pipeline": ["len"]}]})
+
+
+def test_looking_for_one_takes_no_more_memory_where_names_are_long() -> None:
+    argument = {"k" * 200_000: [0] * 1000}
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match="absent"):
+            check({"pipes": [{"pipeline": ["list"]}, {"pipeline": [dumps(args=[argument, FILE])]}]})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 1024 * 1024
