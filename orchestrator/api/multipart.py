@@ -195,8 +195,11 @@ class _Form:
 def _boundary(headers: Mapping[bytes, bytes]) -> bytes:
     head = Message()
     head["Content-Type"] = headers[b"content-type"][:_HEADER_BYTES].decode("latin-1")
-    boundary = head.get_boundary("")
-    if not 0 < len(boundary) <= _BOUNDARY_CHARACTERS or not boundary.isascii():
+    try:
+        boundary = head.get_boundary("")
+    except UnicodeError:  # of a charset that it names itself (RFC 2231), in which it is not
+        boundary = ""
+    if not 0 < len(boundary) <= _BOUNDARY_CHARACTERS or not (boundary.isascii() and boundary.isprintable()):
         msg = f"the Content-Type of a form names its boundary, of 1 to {_BOUNDARY_CHARACTERS} characters"
         raise MalformedRequest(msg)
     return boundary.encode()

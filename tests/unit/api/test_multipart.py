@@ -252,7 +252,17 @@ async def test_a_form_that_is_no_call_is_refused_naming_the_part(
     assert not api.sessions.work
 
 
-@pytest.mark.parametrize("parameters", ["", "; boundary=", f"; boundary={'x' * 71}"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "",
+        "; boundary=",
+        f"; boundary={'x' * 71}",
+        "; boundary*=utf-8''x%0Ayz",
+        "; boundary*=idna''xyz",
+        "; boundary*=punycode''%ff",
+    ],
+)
 async def test_a_form_without_a_boundary_is_malformed(api: Any, parameters: str) -> None:
     reply = await post(api, form(call()), f"multipart/form-data{parameters}")
     assert (reply.status_code, reply.json()["code"]) == (400, "invalid_request")
