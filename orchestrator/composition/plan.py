@@ -104,8 +104,9 @@ class _Planner:
     def _with_first_list(self, spread: Spread) -> Spread:
         """The first operation of all: its list is its own, or the only argument."""
         args = self._first.get("args", self._first.get("tuple", []))
-        args = [] if args == {} else args  # no arguments by name are none at all
-        if self._first.get("kwargs") or type(args) is dict:
+        by_name = "args" in self._first and type(args) is dict
+        args = [] if by_name and not args else args  # no arguments by name are none at all
+        if self._first.get("kwargs") or (by_name and args):
             msg = "a list operation takes no keyword arguments"
             field = "kwargs" if self._first.get("kwargs") else "args"
             raise InvalidRequest(msg, field=field, place=spread.place.members())

@@ -139,6 +139,7 @@ def test_places_are_those_of_the_request() -> None:
         ({"listop": {**MAP, "list": [1]}, "args": {"a": 1}}, "args", {}),
         ({"listop": MAP, "args": {}}, "listop.list", {}),
         ({"listop": {**MAP, "list": [1]}, "args": ""}, "listop.list", {}),
+        ({"listop": {**MAP, "list": [1]}, "tuple": {}}, "listop.list", {}),
         ({"args": [1], "pipeline": ["x", {**MAP, "list": [1]}]}, "pipeline[1].list", {"stage": 1}),
         ({"listop": {**MAP, "list": [1, 2, "3", ["int"]]}}, "listop.list[2]", {}),
         ({"listop": {**MAP, "list": [1, True, ["int"]]}}, "listop.list[1]", {}),
